@@ -1,0 +1,25 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo lint test test-all
+
+$(VENV)/.installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[plot,test]'
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/npg train reinforce CartPole-v1 --seed 0
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict npg
+
+test: lint
+	$(BIN)/pytest -m 'not slow' --cov=npg --cov-report=term-missing:skip-covered --cov-fail-under=95
+
+test-all: lint
+	$(BIN)/pytest
+

@@ -1,0 +1,103 @@
+"""What every method is: an object that acts and learns and never steps an environment."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .._state import Stateful
+from .._typing import Array, Inputs, Rng
+from ..features import Pair, describe
+from ..policies import Policy
+from ..rollout import Episodes, Steps, Trajectories
+
+
+def _setting(default: Any, allowed: Callable[[Any], bool], expected: str) -> Any:
+    return field(default=default, kw_only=True, metadata={"allowed": allowed, "expected": expected})
+
+
+def number(default: float, low: float = -np.inf, high: float = np.inf) -> Any:
+    """A setting that is a finite number in [low, high]."""
+
+    def allowed(value: Any) -> bool:
+        is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        return is_number and bool(np.isfinite(value)) and bool(low <= value <= high)
+
+    return _setting(default, allowed, f"a number in [{low:g}, {high:g}]")
+
+
+def integer(default: int, low: int) -> Any:
+    """A setting that is an integer of at least ``low``."""
+
+    def allowed(value: Any) -> bool:
+        return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= low
+
+    return _setting(default, allowed, f"an integer of at least {low}")
+
+
+def choice(*options: Any) -> Any:
+    """A setting that is one of ``options``, the first by default."""
+
+    def allowed(value: Any) -> bool:
+        return any(type(value) is type(option) and value == option for option in options)
+
+    return _setting(options[0], allowed, f"one of {', '.join(map(str, options))}")
+
+
+@dataclass
+class Agent(Stateful):
+    """Base of the methods: a policy, its θ, and the settings, which are the fields of the dataclass.
+
+    A method defines ``collect`` (what one update learns from), ``update``, ``learned`` (the names of what it
+    learns), and ``init`` if it learns more than θ.
+
+    Raises
+    ------
+    ValueError
+        If a setting is not what its field allows.
+    """
+
+    policy: Policy
+    learned: ClassVar[tuple[str, ...]] = ("theta",)
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if "allowed" in f.metadata and not f.metadata["allowed"](value):
+                raise ValueError(f"{f.name} must be {f.metadata['expected']}, got {value!r}")
+
+    @property
+    def collect(self) -> Steps | Episodes:
+        """What one update learns from."""
+        raise NotImplementedError
+
+    def init(self, rng: Rng) -> None:
+        """Set everything that is learned to its initial value."""
+        self.theta = self.policy.init(rng)
+
+    def act(self, obs: Array, rng: Rng, explore: bool = True) -> tuple[Array, Inputs]:
+        """Actions for a batch of observations, sampled or (``explore=False``) the most probable, and x."""
+        x = self.policy.features(obs)
+        if explore:
+            return self.policy.sample(self.theta, x, rng), x
+        return self.policy.mode(self.theta, x), x
+
+    def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
+        """Learn from ``traj``; return diagnostics, the same keys every time."""
+        raise NotImplementedError
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """JSON-able: the method, which is the name of its module, and all settings for ``npg.make_agent``."""
+        config: dict[str, Any] = {"algorithm": type(self).__module__.rpartition(".")[2]}
+        features = self.policy.features
+        if isinstance(features, Pair):
+            config |= {"features": describe(features.mean), "scale_features": describe(features.scale)}
+        else:
+            config |= {"features": describe(features)}  # type: ignore[arg-type]
+        for f in fields(self):
+            if f.name != "policy":
+                value = getattr(self, f.name)
+                config[f.name] = describe(value) if f.name.endswith("features") else value
+        return config

@@ -1,0 +1,112 @@
+"""REINFORCE (Williams 1992; Sutton & Barto 2018, sections 13.3 and 13.4; derivations, chapter 1).
+
+Loop: generate episodes S_0, A_0, R_1, …, R_T following π_θ; for each step t of each of the M episodes
+
+    G ← Σ_{k>t} γ^{k−t−1} R_k
+    δ ← G − b(S_t)
+    θ ← θ + α (1/M) γ^t δ ∇ ln π(A_t|S_t, θ)
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from .._typing import Rng
+from ..critics import LinearValue
+from ..features import Features, rows
+from ..optimizers import OPTIMIZERS
+from ..returns import discounted_returns, leave_one_out_mean, total_returns
+from ..rollout import Episodes, Trajectories
+from .base import Agent, choice, integer, number
+
+
+@dataclass
+class Reinforce(Agent):
+    """Monte-Carlo policy gradient over batches of whole episodes, Eq. (1.16).
+
+    Parameters
+    ----------
+    policy : npg.Policy
+    baseline_features : features
+        Of the value v̂(s; w) = wᵀx(s) that ``baseline="linear"`` fits.
+    gamma : float
+        Discount γ in [0, 1].
+    episodes : int
+        M, whole episodes per update.
+    returns : {"to_go", "total"}
+        Weight each score by the reward-to-go, Eq. (1.7), or by the episode's total return, Eq. (1.5).
+    outer_discount : bool
+        Keep the γ^t before the reward-to-go, as the exact gradient of J has it, Eq. (1.7); without it the update
+        follows Eq. (1.10).
+    baseline : {"linear", "leave_one_out", "none"}
+        v̂(S_t; w), Eq. (1.14); the mean return of the other episodes, Eq. (1.13); 0.
+    fit : {"earlier", "same"}
+        Whether b uses w fitted to the batch before (unbiased) or to this one (biased, Eq. (1.15)).
+    ridge : float
+        κ of the fit, at least 0.
+    normalize : bool
+        Divide δ by its standard deviation over the batch.
+    optimizer : {"adam", "ascent"}
+    alpha : float
+        Step size α.
+
+    Notes
+    -----
+    An episode that a time limit cuts is completed by v̂ of its last observation where ``baseline="linear"``;
+    otherwise its return ends there, which makes the limit part of the task.
+    """
+
+    baseline_features: Features
+    gamma: float = number(0.99, 0, 1)
+    episodes: int = integer(16, 1)
+    returns: str = choice("to_go", "total")
+    outer_discount: bool = choice(True, False)
+    baseline: str = choice("linear", "leave_one_out", "none")
+    fit: str = choice("earlier", "same")
+    ridge: float = number(1.0, 0)
+    normalize: bool = choice(False, True)
+    optimizer: str = choice("adam", "ascent")
+    alpha: float = number(0.05, 0)
+
+    learned: ClassVar[tuple[str, ...]] = ("theta", "w", "ascent")
+
+    @property
+    def collect(self) -> Episodes:
+        """M whole episodes."""
+        return Episodes(self.episodes)
+
+    def init(self, rng: Rng) -> None:
+        """θ as the policy begins it, w = 0."""
+        super().init(rng)
+        self.ascent = OPTIMIZERS[self.optimizer](self.policy.n_params, self.alpha)
+        self.v = LinearValue(self.baseline_features)
+        self.w = np.zeros(self.v.n_params)
+
+    def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
+        """One step of Eq. (1.16) on a batch of whole episodes."""
+        linear, total = self.baseline == "linear", self.returns == "total"
+        bootstrap = np.zeros(traj.rewards.shape)
+        if linear:
+            bootstrap[traj.truncated] = self.v.value(self.w, traj.next_obs[traj.truncated])
+        G = discounted_returns(traj.rewards, traj.terminated, traj.truncated, self.gamma, bootstrap)
+        if total:
+            G = total_returns(traj.t == 0, G)
+        x, a, t, G = rows(traj.x, traj.valid), traj.actions[traj.valid], traj.t[traj.valid], G[traj.valid]
+        M = np.count_nonzero(t == 0)
+
+        b = np.zeros(len(t))
+        if linear:
+            obs, w = traj.obs[traj.valid], self.w
+            self.w = self.v.fit(obs, G, self.ridge)
+            b = self.v.value(w if self.fit == "earlier" else self.w, obs)
+        elif self.baseline == "leave_one_out":
+            b = leave_one_out_mean(t, G, total)
+        delta = G - b
+        if self.normalize:
+            delta /= delta.std() or 1.0
+
+        discount = self.gamma**t if self.outer_discount and not total else np.ones(len(t))
+        g = self.policy.weighted_score(self.theta, x, a, discount * delta / M)
+        self.theta = self.ascent.step(self.theta, g)
+        return {"advantage_std": float((G - b).std()), "gradient_norm": float(np.linalg.norm(g))}

@@ -1,0 +1,59 @@
+"""Value functions that are linear in features, and how they are fitted (derivations, chapter 1)."""
+
+# mypy: disable-error-code="no-any-return"
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import linalg
+
+from ._typing import Array
+from .features import Features, dense
+
+
+def ridge_least_squares(x: Array, y: Array, ridge: float) -> Array:
+    """w that minimises Σ (wᵀx_i − y_i)² + κ‖w‖², Eq. (1.14); of the smallest norm where κ = 0 leaves a choice.
+
+    Parameters
+    ----------
+    x : (B, d)
+    y : (B,)
+    ridge : float
+        κ ≥ 0.
+
+    Returns
+    -------
+    (d,)
+    """
+    if ridge == 0:
+        return linalg.lstsq(x, y)[0]
+    return linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ y, assume_a="pos")
+
+
+@dataclass(frozen=True)
+class LinearValue:
+    """v̂(s; w) = wᵀx(s).
+
+    Parameters
+    ----------
+    features : features
+        x.
+    """
+
+    features: Features
+
+    @property
+    def n_params(self) -> int:
+        """d, the length of w."""
+        return self.features.n_features
+
+    def _x(self, obs: Array) -> Array:
+        return dense(self.features(obs), self.n_params)
+
+    def value(self, w: Array, obs: Array) -> Array:
+        """v̂ of each observation: (B,)."""
+        return self._x(obs) @ w
+
+    def fit(self, obs: Array, targets: Array, ridge: float) -> Array:
+        """w fitted to ``targets`` (B,) by ridge least squares, Eq. (1.14): (d,)."""
+        return ridge_least_squares(self._x(obs), targets, ridge)

@@ -1,0 +1,393 @@
+"""Features: from a batch of observations to the inputs x of a model (derivations, chapter 3).
+
+Every feature object is called with a batch of observations, one row each, and returns one row of features for
+each: a float array (B, d), or, for ``OneHot``, an integer array (B, 1) holding the index of the active feature.
+``n_features`` is d.
+
+The features of a ``Box`` are functions of the observation scaled by the Box's bounds. An unbounded Box needs an
+explicit ``scale``, because a guess would silently decide what the features can tell apart.
+"""
+
+# mypy: disable-error-code="no-any-return"
+
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from itertools import combinations_with_replacement, product
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from ._typing import Array, Inputs
+
+MAX_FEATURES = 100_000
+
+
+def rows(x: Inputs, index: Any) -> Inputs:
+    """Rows ``index`` of the inputs ``x``, whether they are one array or a pair."""
+    return tuple(part[index] for part in x) if isinstance(x, tuple) else x[index]
+
+
+def dense(x: Array, n_features: int) -> Array:
+    """The (B, n_features) float form of ``x``, which may hold active-feature indices, Eq. (3.13)."""
+    if x.dtype.kind not in "iu":
+        return x
+    full = np.zeros((len(x), n_features))
+    np.add.at(full, (np.arange(len(x))[:, None], x), 1)
+    return full
+
+
+@dataclass(frozen=True)
+class OneHot:
+    """Indicator of a Discrete observation, as the active index Eq. (3.13); a linear model on it is tabular, Eq. (3.8).
+
+    Parameters
+    ----------
+    space : gymnasium.spaces.Discrete or int
+        The observation space, or its number of states.
+    """
+
+    space: spaces.Discrete | int
+
+    def __post_init__(self) -> None:
+        if isinstance(self.space, int):
+            object.__setattr__(self, "space", spaces.Discrete(self.space))
+        if not isinstance(self.space, spaces.Discrete):
+            raise TypeError(f"OneHot needs a Discrete observation space, got {self.space}")
+
+    @property
+    def n_features(self) -> int:
+        """Number of states."""
+        return int(self.space.n)  # type: ignore[union-attr]
+
+    def __call__(self, obs: Array) -> Array:
+        """Index of the active feature: (B,) integers -> (B, 1) integers."""
+        obs = np.asarray(obs)
+        if obs.ndim != 1 or obs.dtype.kind not in "iu":
+            raise ValueError(f"observations must be integers of shape (B,), got {obs.dtype} of shape {obs.shape}")
+        x = obs[:, None] - self.space.start  # type: ignore[union-attr]
+        if x.size and not 0 <= x.min() <= x.max() < self.n_features:
+            raise ValueError(f"observations must lie in {self.space}, got {obs.min()} to {obs.max()}")
+        return x
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The single feature 1: what a state-independent σ is linear in."""
+
+    space: spaces.Space[Any] | None = None
+    n_features = 1
+
+    def __call__(self, obs: Array) -> Array:
+        """(B, …) -> (B, 1) ones."""
+        return np.ones((len(obs), 1))
+
+
+@dataclass(frozen=True)
+class _BoxFeatures:
+    """Features of a Box observation, scaled to u ∈ [−1, 1] per component.
+
+    Parameters
+    ----------
+    space : gymnasium.spaces.Box
+        The observation space; observations of several axes are flattened.
+    scale : float or sequence of float, optional
+        Half-width of the range of each component: u = s / scale. Needed where a bound is infinite; where it is
+        given it replaces the bounds. Observations outside the range are not clipped.
+    """
+
+    space: spaces.Box
+    scale: Any = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if not isinstance(self.space, spaces.Box):
+            raise TypeError(f"{name} needs a Box observation space, got {self.space}")
+        if self.scale is not None:
+            scale = np.asarray(self.scale, dtype=float)
+            if scale.ndim > 1 or scale.size not in (1, self.n_inputs) or not (scale > 0).all():
+                raise ValueError(f"scale must be one positive number or {self.n_inputs} of them, got {self.scale!r}")
+        elif not (np.abs(self._bounds) < np.finfo(np.float32).max).all():
+            raise ValueError(
+                f"{name}: the observation space has infinite bounds (low {self.space.low.ravel()}, "
+                f"high {self.space.high.ravel()}); give scale, the half-width of the range of each component"
+            )
+        self._validate()
+
+    def _validate(self) -> None:
+        pass
+
+    @property
+    def n_inputs(self) -> int:
+        """Number of components of one observation."""
+        return int(np.prod(self.space.shape))
+
+    @property
+    def _bounds(self) -> Array:
+        return np.array([self.space.low.ravel(), self.space.high.ravel()], dtype=float)
+
+    @cached_property
+    def _centre_and_half_width(self) -> tuple[Array, Array]:
+        if self.scale is not None:
+            return np.zeros(self.n_inputs), np.broadcast_to(np.asarray(self.scale, float), self.n_inputs)
+        low, high = self._bounds
+        return (low + high) / 2, np.where(high > low, (high - low) / 2, 1.0)
+
+    def scaled(self, obs: Array) -> Array:
+        """u = (s − centre) / half-width: (B, …) -> (B, n_inputs)."""
+        obs = np.asarray(obs)
+        if obs.shape[1:] != self.space.shape:
+            raise ValueError(
+                f"observations must have shape (B, {', '.join(map(str, self.space.shape))}), got {obs.shape}"
+            )
+        centre, half_width = self._centre_and_half_width
+        return (obs.reshape(len(obs), self.n_inputs) - centre) / half_width
+
+
+@dataclass(frozen=True)
+class Affine(_BoxFeatures):
+    """x = (u, 1): the scaled observation and a constant."""
+
+    @property
+    def n_features(self) -> int:
+        """n_inputs + 1."""
+        return self.n_inputs + 1
+
+    def __call__(self, obs: Array) -> Array:
+        """(B, …) -> (B, d)."""
+        u = self.scaled(obs)
+        x = np.ones((len(u), self.n_features))
+        x[:, :-1] = u
+        return x
+
+
+def _check_size(name: str, n_features: int) -> None:
+    if n_features > MAX_FEATURES:
+        raise ValueError(f"{name} would make {n_features} features, more than {MAX_FEATURES}: lower its order")
+
+
+def _check_at_least(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class Polynomial(_BoxFeatures):
+    """All monomials of total degree ≤ ``degree`` in u ∈ [−1, 1], the constant first.
+
+    Parameters
+    ----------
+    degree : int
+        At least 0.
+    """
+
+    degree: int = 2
+
+    def _validate(self) -> None:
+        _check_at_least("degree", self.degree, 0)
+        count = 1
+        for i in range(self.degree):  # binomial(n_inputs + degree, degree)
+            count = count * (self.n_inputs + i + 1) // (i + 1)
+        _check_size("Polynomial", count)
+
+    @cached_property
+    def _factors(self) -> Array:
+        """Row c names the inputs whose product is monomial c; index n_inputs stands for the factor 1."""
+        one = self.n_inputs
+        return np.array(
+            [
+                monomial + (one,) * (self.degree - degree)
+                for degree in range(self.degree + 1)
+                for monomial in combinations_with_replacement(range(self.n_inputs), degree)
+            ],
+            dtype=int,
+        )
+
+    @property
+    def n_features(self) -> int:
+        """binomial(n_inputs + degree, degree)."""
+        return len(self._factors)
+
+    def __call__(self, obs: Array) -> Array:
+        """(B, …) -> (B, d)."""
+        u = self.scaled(obs)
+        u1 = np.concatenate([u, np.ones((len(u), 1))], axis=1)
+        return u1[:, self._factors].prod(axis=-1)
+
+
+@dataclass(frozen=True)
+class Fourier(_BoxFeatures):
+    """Cosine basis cos(π c·u), c ∈ {0, …, order}^n_inputs, with u scaled to [0, 1], Eq. (3.14).
+
+    Konidaris, Osentoski & Thomas (2011). The constant comes first.
+
+    Parameters
+    ----------
+    order : int
+        At least 0; there are (order + 1)^n_inputs features.
+    """
+
+    order: int = 3
+
+    def _validate(self) -> None:
+        _check_at_least("order", self.order, 0)
+        _check_size("Fourier", self.n_features)
+
+    @cached_property
+    def coefficients(self) -> Array:
+        """c, one row per feature: (d, n_inputs)."""
+        return np.array(list(product(range(self.order + 1), repeat=self.n_inputs)), dtype=float)
+
+    @property
+    def n_features(self) -> int:
+        """(order + 1)^n_inputs."""
+        return int((self.order + 1) ** self.n_inputs)
+
+    def __call__(self, obs: Array) -> Array:
+        """(B, …) -> (B, d)."""
+        u = (self.scaled(obs) + 1) / 2
+        return np.cos(np.pi * (u @ self.coefficients.T))
+
+
+@dataclass(frozen=True)
+class RBF(_BoxFeatures):
+    """Gaussian bumps exp(−‖u − c‖²/(2 width²)) on a grid of centres in [0, 1]^n_inputs, and a constant, Eq. (3.15).
+
+    Parameters
+    ----------
+    n_centres : int
+        Centres per component, at least 2; there are n_centres^n_inputs + 1 features, the constant last.
+    width : float, optional
+        ς, in units of the scaled range; the distance of neighbouring centres by default.
+    """
+
+    n_centres: int = 5
+    width: float | None = None
+
+    def _validate(self) -> None:
+        _check_at_least("n_centres", self.n_centres, 2)
+        _check_size("RBF", self.n_features)
+        if self.width is not None and not self.width > 0:
+            raise ValueError(f"width must be positive, got {self.width!r}")
+
+    @cached_property
+    def centres(self) -> Array:
+        """c, one row per bump: (d − 1, n_inputs)."""
+        return np.array(list(product(np.linspace(0, 1, self.n_centres), repeat=self.n_inputs)))
+
+    @property
+    def n_features(self) -> int:
+        """n_centres^n_inputs + 1."""
+        return int(self.n_centres**self.n_inputs) + 1
+
+    def __call__(self, obs: Array) -> Array:
+        """(B, …) -> (B, d)."""
+        u = (self.scaled(obs) + 1) / 2
+        width = self.width or 1 / (self.n_centres - 1)
+        distance2 = ((u[:, None, :] - self.centres) ** 2).sum(axis=-1)
+        x = np.ones((len(u), self.n_features))
+        x[:, :-1] = np.exp(-distance2 / (2 * width**2))
+        return x
+
+
+@dataclass(frozen=True)
+class RandomFourier(_BoxFeatures):
+    """sqrt(2/D) cos(ω·u + b) with random ω and b: inner products approximate a Gaussian kernel, Eq. (3.16).
+
+    Rahimi & Recht (2007). u is scaled to [−1, 1].
+
+    Parameters
+    ----------
+    n_features : int
+        D ≥ 1.
+    length_scale : float
+        ℓ of the kernel exp(−‖u − u'‖²/(2ℓ²)).
+    seed : int
+        Draws ω and b; part of the configuration, so that a run can be rebuilt.
+    """
+
+    n_features: int = 100
+    length_scale: float = 1.0
+    seed: int = 0
+
+    def _validate(self) -> None:
+        _check_at_least("n_features", self.n_features, 1)
+        _check_size("RandomFourier", self.n_features)
+        if not self.length_scale > 0:
+            raise ValueError(f"length_scale must be positive, got {self.length_scale!r}")
+
+    @cached_property
+    def _omega_and_b(self) -> tuple[Array, Array]:
+        rng = np.random.default_rng(self.seed)
+        omega = rng.standard_normal((self.n_features, self.n_inputs)) / self.length_scale
+        return omega, rng.uniform(0, 2 * np.pi, self.n_features)
+
+    def __call__(self, obs: Array) -> Array:
+        """(B, …) -> (B, D)."""
+        omega, b = self._omega_and_b
+        return np.sqrt(2 / self.n_features) * np.cos(self.scaled(obs) @ omega.T + b)
+
+
+Features = OneHot | Constant | Affine | Polynomial | Fourier | RBF | RandomFourier
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two features of one observation, x = (x_mu, x_sigma); computed once where both are the same object."""
+
+    mean: Features
+    scale: Features
+
+    def __call__(self, obs: Array) -> tuple[Array, Array]:
+        """(B, …) -> a pair of (B, d)."""
+        x_mu = self.mean(obs)
+        return x_mu, x_mu if self.scale is self.mean else self.scale(obs)
+
+
+KINDS: dict[str, type[Any]] = {
+    "onehot": OneHot,
+    "constant": Constant,
+    "affine": Affine,
+    "polynomial": Polynomial,
+    "fourier": Fourier,
+    "rbf": RBF,
+    "random_fourier": RandomFourier,
+}
+
+
+def make(spec: Any, space: spaces.Space[Any], scale: Any = None) -> Features:
+    """Features of ``space`` from their JSON-able description.
+
+    Parameters
+    ----------
+    spec : str or dict
+        A kind (``"fourier"``) or a dict of the kind and its parameters (``{"kind": "fourier", "order": 5}``).
+    space : gymnasium.Space
+        The observation space.
+    scale : float or sequence of float, optional
+        For features of a Box whose description has no ``scale``.
+
+    Raises
+    ------
+    ValueError
+        For an unknown kind or parameter.
+    """
+    settings = {"kind": spec} if not isinstance(spec, dict) else dict(spec)
+    kind = settings.pop("kind", None)
+    if kind not in KINDS:
+        raise ValueError(f"features must be one of {', '.join(KINDS)}, or a dict with such a kind, got {spec!r}")
+    cls = KINDS[kind]
+    known = [f.name for f in fields(cls) if f.name != "space"]
+    for name in settings:
+        if name not in known:
+            raise ValueError(f"{kind} features take {', '.join(known) or 'no parameters'}, got {name!r}")
+    if "scale" in known:
+        settings.setdefault("scale", scale)
+    return cls(space, **settings)
+
+
+def describe(features: Features) -> dict[str, Any]:
+    """The JSON-able description from which ``make`` builds equal features again."""
+    kind = next(name for name, cls in KINDS.items() if cls is type(features))
+    parameters = {f.name: getattr(features, f.name) for f in fields(features) if f.name != "space"}
+    return {"kind": kind} | {name: np.asarray(value).tolist() for name, value in parameters.items()}

@@ -1,0 +1,309 @@
+"""Numerical checks of hand-derived gradients, as a library and as ``npg check``.
+
+``check_gradient`` compares a gradient with central differences or with the complex step. ``CASES`` is what
+``npg check`` runs: every distribution, model and policy on random instances. A new gradient registers itself at
+the end of this file: a function from a random generator to (f, ∇f(θ), θ), under the decorator ``case``.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from ._typing import Array, Inputs, Rng
+from .distributions import Categorical, DiagonalGaussian, Distribution
+from .features import Constant, Fourier, OneHot
+from .models import Linear, Model, Parallel
+from .policies import GaussianLinear, Policy, SoftmaxLinear
+
+EPS = float(np.finfo(float).eps)
+RTOL = {"central": 1e-6, "complex": 1e-10}
+"""Largest relative error that passes, by method."""
+ULPS = 100
+"""Rounding errors, in units of ε max|f|, that the evaluation of f is allowed."""
+
+
+@dataclass(frozen=True)
+class GradCheck:
+    """Result of a check.
+
+    Attributes
+    ----------
+    max_abs_error : float
+        ‖g − ĝ‖∞.
+    max_rel_error : float
+        ‖g − ĝ‖∞ / max(‖g‖∞, ‖ĝ‖∞, floor).
+    worst_index : int
+        The component where they differ most.
+    passed : bool
+        Whether ``max_rel_error`` is at most ``rtol``; False where anything is not finite.
+    """
+
+    max_abs_error: float
+    max_rel_error: float
+    worst_index: int
+    passed: bool
+
+
+def numerical_gradient(f: Callable[[Array], Any], theta: Array, method: str = "central") -> tuple[Array, float]:
+    """∇f(θ) from values of f alone, and the largest rounding error to expect in a component.
+
+    ``"central"`` is the five-point difference (f₋₂ − 8f₋₁ + 8f₁ − f₂)/(12h), whose truncation error is
+    h⁴f⁽⁵⁾/30 and whose rounding error is at most 1.5 δ/h for values that are δ off; h = ε^{1/5} max(1, |θ_i|)
+    balances the two. ``"complex"`` is Im f(θ + ih)/h with h = 1e-30, which subtracts nothing; f must be analytic
+    and keep complex numbers.
+
+    Parameters
+    ----------
+    f : callable
+        (n,) -> float.
+    theta : (n,)
+    method : {"central", "complex"}
+
+    Returns
+    -------
+    (n,), float
+    """
+    if method not in RTOL:
+        raise ValueError(f"method must be one of {', '.join(RTOL)}, got {method!r}")
+    gradient = np.empty(len(theta))
+    largest, smallest_step = abs(complex(f(theta))), 1.0
+    for i in range(len(theta)):
+        direction = np.zeros(len(theta))
+        direction[i] = 1
+        if method == "complex":
+            gradient[i] = complex(f(theta + 1e-30j * direction)).imag / 1e-30
+        else:
+            h = EPS**0.2 * max(1.0, abs(theta[i]))
+            values = np.array([float(f(theta + k * h * direction)) for k in (-2, -1, 1, 2)])
+            gradient[i] = values @ [1, -8, 8, -1] / (12 * h)
+            largest, smallest_step = max(largest, np.abs(values).max()), min(smallest_step, h)
+    noise = ULPS * EPS * largest
+    return gradient, float(noise if method == "complex" else 1.5 * noise / smallest_step)
+
+
+def check_gradient(
+    f: Callable[[Array], Any],
+    grad: Array,
+    theta: Array,
+    *,
+    method: str = "central",
+    rtol: float | None = None,
+    floor: float | None = None,
+) -> GradCheck:
+    """Compare ``grad`` with a numerical gradient of ``f`` at ``theta``.
+
+    Parameters
+    ----------
+    f : callable
+        (n,) -> float.
+    grad : (n,)
+        The gradient to check.
+    theta : (n,)
+    method : {"central", "complex"}
+        As ``numerical_gradient`` has them.
+    rtol : float, optional
+        1e-6 for central differences, 1e-10 for the complex step.
+    floor : float, optional
+        Gradients smaller than this are compared absolutely. By default the size below which the expected
+        rounding error of the numerical gradient is more than ``rtol``.
+
+    Returns
+    -------
+    GradCheck
+
+    Raises
+    ------
+    ValueError
+        If ``grad`` and ``theta`` are not vectors of one length.
+    """
+    theta, grad = np.asarray(theta, dtype=float), np.asarray(grad)
+    if theta.ndim != 1 or theta.size == 0 or grad.shape != theta.shape:
+        raise ValueError(f"grad and theta must be vectors of one length, got {grad.shape} and {theta.shape}")
+    numerical, rounding = numerical_gradient(f, theta, method)
+    rtol = RTOL[method] if rtol is None else rtol
+    floor = rounding / rtol if floor is None else floor
+    error = np.abs(grad - numerical)
+    worst = int(np.argmax(np.where(np.isnan(error), np.inf, error)))
+    scale = max(np.abs(grad).max(), np.abs(numerical).max(), floor)
+    relative = float(error[worst] / scale) if scale > 0 else 0.0
+    return GradCheck(float(error[worst]), relative, worst, relative <= rtol)
+
+
+Problem = tuple[Callable[[Array], Any], Array, Array]
+"""f, the gradient that the library claims for it, and θ."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of ``npg check``: what is checked, its equation, and how to draw an instance."""
+
+    quantity: str
+    equation: str
+    draw: Callable[[Rng], Problem]
+
+
+CASES: list[Case] = []
+
+
+def case(quantity: str, equation: str) -> Callable[[Callable[[Rng], Problem]], Callable[[Rng], Problem]]:
+    """Register a function that draws a random (f, gradient, θ)."""
+
+    def register(draw: Callable[[Rng], Problem]) -> Callable[[Rng], Problem]:
+        CASES.append(Case(quantity, equation, draw))
+        return draw
+
+    return register
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """The worst of many instances of a case."""
+
+    case: Case
+    method: str
+    instances: int
+    max_rel_error: float
+    passed: bool
+
+
+def run_cases(instances: int = 20, seed: int = 0) -> Iterator[CaseResult]:
+    """Check every case by both methods on ``instances`` random instances each."""
+    if instances < 1:
+        raise ValueError(f"instances must be at least 1, got {instances}")
+    for c in CASES:
+        for method in RTOL:
+            rng = np.random.default_rng(seed)
+            checks = [
+                check_gradient(f, grad, theta, method=method)
+                for f, grad, theta in (c.draw(rng) for _ in range(instances))
+            ]
+            worst = max(check.max_rel_error for check in checks)
+            yield CaseResult(c, method, instances, worst, all(check.passed for check in checks))
+
+
+# --- the cases -------------------------------------------------------------------------------------------------
+
+BATCH = 5
+
+
+def _distribution_cases(name: str, make: Callable[[int], Distribution], equations: tuple[str, ...]) -> None:
+    """Score, entropy gradient, KL gradient and Fisher product of a distribution, as derivatives in one row of η."""
+
+    def row(rng: Rng) -> tuple[Distribution, Array]:
+        distribution = make(int(rng.integers(1, 6)))
+        return distribution, rng.normal(size=distribution.n_eta)
+
+    @case(f"{name}.score", equations[0])
+    def score(rng: Rng) -> Problem:
+        p, eta = row(rng)
+        a = p.sample(eta[None], rng)
+        return lambda e: p.log_prob(e[None], a)[0], p.score(eta[None], a)[0], eta
+
+    @case(f"{name}.entropy_grad", equations[1])
+    def entropy_grad(rng: Rng) -> Problem:
+        p, eta = row(rng)
+        return lambda e: p.entropy(e[None])[0], p.entropy_grad(eta[None])[0], eta
+
+    @case(f"{name}.kl_grad", equations[2])
+    def kl_grad(rng: Rng) -> Problem:
+        p, eta = row(rng)
+        eta_p = rng.normal(size=(1, p.n_eta))
+        return lambda e: p.kl(eta_p, e[None])[0], p.kl_grad(eta_p, eta[None])[0], eta
+
+    @case(f"{name}.fisher_product", equations[3])
+    def fisher_product(rng: Rng) -> Problem:
+        p, eta = row(rng)
+        u = rng.normal(size=(1, p.n_eta))
+        return lambda e: (p.kl_grad(eta[None], e[None]) * u).sum(), p.fisher_product(eta[None], u)[0], eta
+
+
+def _model_cases(name: str, draw: Callable[[Rng], tuple[Model, Inputs]], equation: str) -> None:
+    """Both products of a model with its Jacobian."""
+
+    @case(f"{name}.vjp", equation)
+    def vjp(rng: Rng) -> Problem:
+        model, x = draw(rng)
+        theta, u = rng.normal(size=model.n_params), rng.normal(size=(BATCH, model.n_outputs))
+        return lambda th: (model.forward(th, x) * u).sum(), model.vjp(theta, x, u), theta
+
+    @case(f"{name}.jvp", equation)
+    def jvp(rng: Rng) -> Problem:
+        model, x = draw(rng)
+        theta, v = rng.normal(size=(2, model.n_params))
+        u = rng.normal(size=(BATCH, model.n_outputs))
+        along = (model.jvp(theta, x, v) * u).sum()
+        return lambda s: (model.forward(theta + s[0] * v, x) * u).sum(), np.array([along]), np.zeros(1)
+
+
+def _policy_cases(name: str, draw: Callable[[Rng], tuple[Policy, Array]], score_equation: str) -> None:
+    """Every gradient of a policy, and its Fisher-vector product as the derivative of the KL gradient."""
+
+    def instance(rng: Rng) -> tuple[Policy, Array, Inputs, Array]:
+        policy, obs = draw(rng)
+        return policy, rng.normal(size=policy.n_params), policy.features(obs), rng.normal(size=BATCH)
+
+    @case(f"{name}.score", score_equation)
+    def score(rng: Rng) -> Problem:
+        policy, theta, x, w = instance(rng)
+        a = policy.sample(theta, x, rng)
+        return lambda th: policy.log_prob(th, x, a) @ w, w @ policy.score(theta, x, a), theta
+
+    @case(f"{name}.weighted_score", "3.4")
+    def weighted_score(rng: Rng) -> Problem:
+        policy, theta, x, w = instance(rng)
+        a = policy.sample(theta, x, rng)
+        return lambda th: policy.log_prob(th, x, a) @ w, policy.weighted_score(theta, x, a, w), theta
+
+    @case(f"{name}.entropy_grad", "3.9")
+    def entropy_grad(rng: Rng) -> Problem:
+        policy, theta, x, w = instance(rng)
+        return lambda th: policy.entropy(th, x) @ w, policy.entropy_grad(theta, x, w), theta
+
+    @case(f"{name}.kl_grad", "3.9")
+    def kl_grad(rng: Rng) -> Problem:
+        policy, theta, x, w = instance(rng)
+        theta_p = rng.normal(size=policy.n_params)
+        return lambda th: policy.kl(theta_p, th, x) @ w, policy.kl_grad(theta_p, theta, x, w), theta
+
+    @case(f"{name}.fisher_vector_product", "3.11")
+    def fisher_vector_product(rng: Rng) -> Problem:
+        policy, theta, x, w = instance(rng)
+        v = rng.normal(size=policy.n_params)
+        product = policy.fisher_vector_product(theta, x, v, w)
+        return lambda th: policy.kl_grad(theta, th, x, w) @ v, product, theta
+
+
+_BOX = spaces.Box(-1, 1, (2,))
+
+
+def _observations(rng: Rng) -> Array:
+    return rng.uniform(-1, 1, size=(BATCH, 2))
+
+
+_distribution_cases("Categorical", Categorical, ("2.3", "2.5", "2.7", "2.8"))
+_distribution_cases("DiagonalGaussian", DiagonalGaussian, ("2.11", "2.13", "2.15", "2.16"))
+_model_cases("Linear (dense)", lambda rng: (Linear(4, 3), rng.normal(size=(BATCH, 4))), "3.2")
+_model_cases("Linear (active)", lambda rng: (Linear(4, 3), rng.integers(4, size=(BATCH, 2))), "3.13")
+_model_cases(
+    "Parallel",
+    lambda rng: (
+        Parallel(Linear(4, 2), Linear(3, 2)),
+        (rng.normal(size=(BATCH, 4)), rng.integers(3, size=(BATCH, 1))),
+    ),
+    "3.2",
+)
+_policy_cases("SoftmaxLinear", lambda rng: (SoftmaxLinear(Fourier(_BOX, 1), 3), _observations(rng)), "3.5")
+_policy_cases("SoftmaxLinear (tabular)", lambda rng: (SoftmaxLinear(OneHot(3), 3), rng.integers(3, size=BATCH)), "3.8")
+_policy_cases(
+    "GaussianLinear",
+    lambda rng: (GaussianLinear(Fourier(_BOX, 1), Fourier(_BOX, 1), 2), _observations(rng)),
+    "3.6",
+)
+_policy_cases(
+    "GaussianLinear (constant σ)",
+    lambda rng: (GaussianLinear(Fourier(_BOX, 1), Constant(), 2), _observations(rng)),
+    "3.7",
+)

@@ -1,0 +1,62 @@
+"""What to do with a gradient: plain ascent and Adam. All of them maximise."""
+
+# mypy: disable-error-code="no-any-return"
+
+from typing import ClassVar
+
+import numpy as np
+
+from ._state import Stateful
+from ._typing import Array
+
+
+class Ascent(Stateful):
+    """θ ← θ + α g, the step of Eq. (1.16).
+
+    Parameters
+    ----------
+    n : int
+        Length of θ.
+    alpha : float
+        Step size α.
+    """
+
+    def __init__(self, n: int, alpha: float) -> None:
+        self.alpha = alpha
+
+    def step(self, theta: Array, g: Array) -> Array:
+        """The new θ: (n,)."""
+        return theta + self.alpha * g
+
+
+class Adam(Ascent):
+    """Adam (Kingma & Ba 2015, Algorithm 1), upwards: each component steps by about α.
+
+    Parameters
+    ----------
+    n : int
+        Length of θ.
+    alpha : float
+        Step size α.
+    beta1, beta2, epsilon : float
+        The paper's β₁, β₂ and ε.
+    """
+
+    learned: ClassVar[tuple[str, ...]] = ("m", "v", "t")
+
+    def __init__(self, n: int, alpha: float, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> None:
+        super().__init__(n, alpha)
+        self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
+        self.m, self.v, self.t = np.zeros(n), np.zeros(n), np.array(0)
+
+    def step(self, theta: Array, g: Array) -> Array:
+        """The new θ: (n,)."""
+        self.t = self.t + 1
+        self.m = self.beta1 * self.m + (1 - self.beta1) * g
+        self.v = self.beta2 * self.v + (1 - self.beta2) * g**2
+        m_hat = self.m / (1 - self.beta1**self.t)
+        v_hat = self.v / (1 - self.beta2**self.t)
+        return theta + self.alpha * m_hat / (np.sqrt(v_hat) + self.epsilon)
+
+
+OPTIMIZERS: dict[str, type[Ascent]] = {"ascent": Ascent, "adam": Adam}

@@ -1,0 +1,192 @@
+"""Policies: the chain rule over features, model and distribution (derivations, chapter 3).
+
+    observation --features--> x --model(θ)--> η --distribution--> π(a|s)
+
+    ∇θ log π(a|s) = Jᵀ ∇η log p(a; η)            F(θ) = Σ_i w_i J_iᵀ F_η(η_i) J_i
+
+``theta`` is passed to every method, so that a finite difference, a line search or a comparison of an old and a
+new policy is a call with another vector. Shapes: ``theta`` (n,); ``x`` what ``features`` returned for B
+observations; ``a`` as the distribution has it, one row each; ``w`` (B,) weights.
+"""
+
+# mypy: disable-error-code="no-any-return"
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from ._typing import Array, Inputs, Rng
+from .distributions import Categorical, DiagonalGaussian, Distribution
+from .features import Affine, Constant, Features, OneHot, Pair
+from .models import Linear, Model, Parallel
+
+
+class Policy:
+    """A stochastic policy π_θ(a|s) = p(a; η), η = model(θ, features(s)).
+
+    Parameters
+    ----------
+    features : callable
+        Batch of observations -> x.
+    model : npg.models.Linear or npg.models.Parallel
+        (θ, x) -> η with its products.
+    distribution : npg.distributions.Categorical or npg.distributions.DiagonalGaussian
+        η -> actions.
+
+    Raises
+    ------
+    ValueError
+        If the model puts out another number of columns than the distribution takes.
+    """
+
+    def __init__(self, features: Callable[[Array], Inputs], model: Model, distribution: Distribution) -> None:
+        if model.n_outputs != distribution.n_eta:
+            raise ValueError(f"model has {model.n_outputs} outputs, but {distribution} takes {distribution.n_eta}")
+        self.features = features
+        self.model = model
+        self.distribution = distribution
+
+    @property
+    def n_params(self) -> int:
+        """n, the length of θ."""
+        return self.model.n_params
+
+    def init(self, rng: Rng) -> Array:
+        """Initial θ = 0: uniform over discrete actions; mean 0 and σ = 1 of continuous ones. (n,)."""
+        return np.zeros(self.n_params)
+
+    def eta(self, theta: Array, x: Inputs) -> Array:
+        """Parameters η of the action distribution, Eq. (3.1): (B, k)."""
+        if theta.shape != (self.n_params,):
+            raise ValueError(f"theta must have shape ({self.n_params},), got {theta.shape}")
+        return self.model.forward(theta, x)
+
+    def sample(self, theta: Array, x: Inputs, rng: Rng) -> Array:
+        """One action per row, drawn from π_θ: (B,) or (B, m)."""
+        return self.distribution.sample(self.eta(theta, x), rng)
+
+    def mode(self, theta: Array, x: Inputs) -> Array:
+        """The most probable action of each row: (B,) or (B, m)."""
+        return self.distribution.mode(self.eta(theta, x))
+
+    def _checked(self, eta: Array, a: Array) -> Array:
+        a = np.asarray(a)
+        expected = (len(eta),) if isinstance(self.distribution, Categorical) else (len(eta), eta.shape[1] // 2)
+        if a.shape != expected:
+            raise ValueError(f"a must have shape {expected} to go with x, got {a.shape}")
+        return a
+
+    def log_prob(self, theta: Array, x: Inputs, a: Array) -> Array:
+        """log π_θ(a|s), Eqs. (2.2), (2.10): (B,)."""
+        eta = self.eta(theta, x)
+        return self.distribution.log_prob(eta, self._checked(eta, a))
+
+    def score(self, theta: Array, x: Inputs, a: Array) -> Array:
+        """∇θ log π_θ(a|s) of each row, Eqs. (3.3), (3.5)–(3.8), for reading and tests: (B, n)."""
+        eta = self.eta(theta, x)
+        s = self.distribution.score(eta, self._checked(eta, a))
+        return np.einsum("bkn,bk->bn", self.model.jacobian(theta, x), s)
+
+    def weighted_score(self, theta: Array, x: Inputs, a: Array, w: Array) -> Array:
+        """Σ_i w_i ∇θ log π_θ(a_i|s_i), Eq. (3.4): (n,)."""
+        eta = self.eta(theta, x)
+        return self.model.vjp(theta, x, w[:, None] * self.distribution.score(eta, self._checked(eta, a)))
+
+    def entropy(self, theta: Array, x: Inputs) -> Array:
+        """Entropy of π_θ(·|s) in nats, Eqs. (2.4), (2.12): (B,)."""
+        return self.distribution.entropy(self.eta(theta, x))
+
+    def entropy_grad(self, theta: Array, x: Inputs, w: Array) -> Array:
+        """Σ_i w_i ∇θ H_i, Eq. (3.9): (n,)."""
+        return self.model.vjp(theta, x, w[:, None] * self.distribution.entropy_grad(self.eta(theta, x)))
+
+    def kl(self, theta_p: Array, theta_q: Array, x: Inputs) -> Array:
+        """KL(π_{θ_p}(·|s) ‖ π_{θ_q}(·|s)) in nats, Eqs. (2.6), (2.14): (B,)."""
+        return self.distribution.kl(self.eta(theta_p, x), self.eta(theta_q, x))
+
+    def kl_grad(self, theta_p: Array, theta_q: Array, x: Inputs, w: Array) -> Array:
+        """Σ_i w_i ∇_{θ_q} KL_i, Eq. (3.9): (n,)."""
+        u = self.distribution.kl_grad(self.eta(theta_p, x), self.eta(theta_q, x))
+        return self.model.vjp(theta_q, x, w[:, None] * u)
+
+    def fisher(self, theta: Array, x: Inputs, w: Array | None = None) -> Array:
+        """F(θ) = Σ_i w_i J_iᵀ F_η J_i, w_i = 1/B by default, Eq. (3.10): (n, n)."""
+        eta = self.eta(theta, x)
+        J = self.model.jacobian(theta, x)
+        w = self._weights(eta, w)
+        return np.einsum("b,bkn,bkl,blm->nm", w, J, self.distribution.fisher(eta), J, optimize=True)
+
+    def fisher_vector_product(self, theta: Array, x: Inputs, v: Array, w: Array | None = None) -> Array:
+        """F(θ) v = Σ_i w_i J_iᵀ F_η (J_i v) without forming F, Eq. (3.11): (n,)."""
+        eta = self.eta(theta, x)
+        u = self.distribution.fisher_product(eta, self.model.jvp(theta, x, v))
+        return self.model.vjp(theta, x, self._weights(eta, w)[:, None] * u)
+
+    @staticmethod
+    def _weights(eta: Array, w: Array | None) -> Array:
+        return np.full(len(eta), 1 / max(len(eta), 1)) if w is None else w
+
+
+def SoftmaxLinear(features: Features, n_actions: int) -> Policy:
+    """Softmax over linear logits, Eqs. (3.1), (3.5); tabular on ``OneHot`` features, Eq. (3.8).
+
+    θ = W.ravel(), W of shape (n_actions, d).
+    """
+    return Policy(features, Linear(features.n_features, n_actions), Categorical(n_actions))
+
+
+def GaussianLinear(mean_features: Features, scale_features: Features, n_actions: int) -> Policy:
+    """Normal actions with linear mean and linear log σ, Eqs. (3.1), (3.6), (3.7).
+
+    θ = [W_mu.ravel(), W_sigma.ravel()] of shapes (n_actions, d_mu) and (n_actions, d_sigma); x is the pair
+    (x_mu, x_sigma), computed once where both come from one feature object.
+
+    Parameters
+    ----------
+    mean_features, scale_features : features
+        ``Constant()`` as ``scale_features`` gives a state-independent σ.
+    n_actions : int
+        Dimension m of the action.
+    """
+
+    model = Parallel(Linear(mean_features.n_features, n_actions), Linear(scale_features.n_features, n_actions))
+    return Policy(Pair(mean_features, scale_features), model, DiagonalGaussian(n_actions))
+
+
+def default_features(space: spaces.Space[Any]) -> Features:
+    """One-hot features of a Discrete observation, affine features of a bounded Box."""
+    return OneHot(space) if isinstance(space, spaces.Discrete) else Affine(space)  # type: ignore[arg-type]
+
+
+def make_policy(
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    features: Features | None = None,
+    scale_features: Features | None = None,
+) -> Policy:
+    """The policy for a pair of Gymnasium spaces: softmax for Discrete actions, Gaussian for Box actions.
+
+    Parameters
+    ----------
+    observation_space, action_space : gymnasium.Space
+        Of one environment; each Box or Discrete.
+    features : features, optional
+        Of the logits or of the mean; one-hot (a tabular policy) or affine by default.
+    scale_features : features, optional
+        Of log σ; a constant, hence a state-independent σ, by default.
+
+    Raises
+    ------
+    TypeError
+        For any other space.
+    """
+    if not isinstance(observation_space, spaces.Box | spaces.Discrete):
+        raise TypeError(f"observation space must be Box or Discrete, got {observation_space}")
+    features = features or default_features(observation_space)
+    if isinstance(action_space, spaces.Discrete):
+        return SoftmaxLinear(features, int(action_space.n))
+    if isinstance(action_space, spaces.Box):
+        return GaussianLinear(features, scale_features or Constant(), int(np.prod(action_space.shape)))
+    raise TypeError(f"action space must be Box or Discrete, got {action_space}")

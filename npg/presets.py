@@ -1,0 +1,100 @@
+"""Agents by name: tuned settings for known pairs of method and environment, sensible ones otherwise."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from gymnasium import spaces
+
+from . import features
+from .algorithms import ALGORITHMS, Agent
+from .policies import make_policy
+from .rollout import Env, single_spaces
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What ``npg train`` and ``make_agent`` take where nothing else is said.
+
+    Attributes
+    ----------
+    num_envs : int
+        Parallel environments; 0 for one scalar environment.
+    steps : int
+        Environment steps of a run.
+    settings : dict
+        Of the agent; ``scale`` goes to all features of a Box that have none of their own.
+    """
+
+    num_envs: int = 0
+    steps: int = 100_000
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+PRESETS: dict[tuple[str, str], Preset] = {
+    ("reinforce", "CartPole-v1"): Preset(
+        num_envs=16,
+        steps=300_000,
+        settings={
+            "scale": [2.4, 3.0, 0.21, 3.0],
+            "outer_discount": False,
+            "normalize": True,
+            "alpha": 0.2,
+        },
+    ),
+}
+
+
+def preset(algorithm: str, env_id: str | None) -> Preset:
+    """The preset of a pair, or the defaults.
+
+    Raises
+    ------
+    ValueError
+        For an unknown algorithm.
+    """
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"algorithm must be one of {', '.join(ALGORITHMS)}, got {algorithm!r}")
+    return PRESETS.get((algorithm, env_id or ""), Preset())
+
+
+def make_agent(algorithm: str, env: Env, **settings: Any) -> Agent:
+    """An agent for an environment.
+
+    Parameters
+    ----------
+    algorithm : str
+        A key of ``npg.algorithms.ALGORITHMS``.
+    env : gymnasium.Env or gymnasium.vector.VectorEnv
+        Its spaces choose the policy; its id, if it has one, the preset.
+    **settings
+        Fields of the algorithm's class; ``features`` of the policy and ``scale_features`` of its log σ, each a
+        kind (``"fourier"``) or a dict (``{"kind": "fourier", "order": 5}``); ``scale``, the half-width of the
+        range of each component of the observation, for all features that have none of their own.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an unknown algorithm, setting or value, or an unsupported space.
+    """
+    defaults = preset(algorithm, env.spec.id if env.spec else None).settings
+    settings = defaults | settings
+    cls = ALGORITHMS[algorithm]
+    observation_space, action_space = single_spaces(env)
+
+    tabular = isinstance(observation_space, spaces.Discrete)
+    scale = settings.pop("scale", None)
+    own = {f.name for f in fields(cls)} - {"policy"}
+    specs: dict[str, Any] = {"features": "onehot" if tabular else "affine"}
+    specs |= {name: "onehot" if tabular else "polynomial" for name in own if name.endswith("features")}
+    if isinstance(action_space, spaces.Box):
+        specs["scale_features"] = "constant"
+    for name in settings:
+        if name not in own | specs.keys():
+            known = ", ".join(sorted(own | specs.keys() | {"scale"}))
+            raise ValueError(f"{algorithm} has no setting {name!r} here; it has {known}")
+    if not isinstance(observation_space, spaces.Box | spaces.Discrete):
+        raise TypeError(f"observation space must be Box or Discrete, got {observation_space}")
+    made = {name: features.make(settings.pop(name, spec), observation_space, scale) for name, spec in specs.items()}
+    policy_features = {name: made.pop(name) for name in ("features", "scale_features") if name in made}
+    policy = make_policy(observation_space, action_space, **policy_features)
+    return cls(policy, **made, **settings)

@@ -1,0 +1,283 @@
+"""Trajectories, and how they are collected from any Gymnasium environment.
+
+One collector steps a scalar ``Env`` directly or a ``VectorEnv`` in each of Gymnasium's autoreset modes, and hands
+out the same arrays: ``next_obs`` is always the true successor, never the first observation of the next episode,
+and what is not a transition (a reset step, padding) is marked by ``valid`` and zero.
+"""
+
+# mypy: disable-error-code="no-any-return"
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+
+from ._typing import Array, Inputs, Rng
+from .features import rows
+
+Env = gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any]
+
+
+def single_spaces(env: Env) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
+    """Observation and action space of one environment, or of each one in a vector."""
+    if isinstance(env, VectorEnv):
+        return env.single_observation_space, env.single_action_space
+    return env.observation_space, env.action_space
+
+
+class DivergenceError(ArithmeticError):
+    """θ, a critic or an action has become infinite or NaN."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Collect n steps of each column; episodes go on from one collection to the next."""
+
+    n: int
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ValueError(f"Steps must be at least 1, got {self.n}")
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Collect n whole episodes, the same number in each column (n rounded up to a multiple of N).
+
+    Taking the first n to finish instead would favour short episodes.
+    """
+
+    n: int
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ValueError(f"Episodes must be at least 1, got {self.n}")
+
+
+class Actor(Protocol):
+    """What the collector needs of an agent."""
+
+    def act(self, obs: Array, rng: Rng, explore: bool = True) -> tuple[Array, Inputs]:
+        """Actions for a batch of observations, and the features they were chosen on."""
+
+
+@dataclass(slots=True)
+class Trajectories:
+    """Recorded transitions, time-major: row t of column n is one step of environment n.
+
+    ``traj[columns]`` (an int, slice, or index array) is the ``Trajectories`` of some columns.
+
+    Attributes
+    ----------
+    obs : (T, N, ...)
+        S_t.
+    x : (T, N, ...) or a pair of them
+        Features of S_t that the action was chosen on.
+    actions : (T, N) or (T, N, m)
+        A_t as it was sampled, before it was clipped to the action space.
+    rewards : (T, N)
+        R_{t+1}.
+    next_obs : (T, N, ...)
+        S_{t+1}, the true successor, also at the end of an episode.
+    terminated, truncated : (T, N) boolean
+        Whether S_{t+1} is terminal; whether the episode was cut at S_{t+1}.
+    valid : (T, N) boolean
+        False on autoreset steps and padding, whose rows are zero.
+    t : (T, N) integers
+        Time of S_t within its episode.
+    """
+
+    obs: Array
+    x: Inputs
+    actions: Array
+    rewards: Array
+    next_obs: Array
+    terminated: Array
+    truncated: Array
+    valid: Array
+    t: Array
+
+    def __getitem__(self, columns: Any) -> "Trajectories":
+        index = (slice(None), [columns] if isinstance(columns, int | np.integer) else columns)
+        return Trajectories(**{name: rows(getattr(self, name), index) for name in self.__slots__})  # type: ignore[arg-type]
+
+    def episode_returns(self) -> Array:
+        """Undiscounted return of each episode, by the order in which columns began them: (M,)."""
+        number = np.cumsum(self.valid & (self.t == 0), axis=0) - 1
+        episode = number * self.rewards.shape[1] + np.arange(self.rewards.shape[1])
+        return np.bincount(episode[self.valid], weights=self.rewards[self.valid])
+
+
+def _all_finite(a: Array) -> bool:
+    # One BLAS call finds nearly every finite array finite; the exact test is for squares that overflow.
+    return a.dtype.kind != "f" or math.isfinite(np.vdot(a, a)) or bool(np.isfinite(a).all())
+
+
+class Collector:
+    """Steps one environment and records what happens.
+
+    Parameters
+    ----------
+    env : gymnasium.Env or gymnasium.vector.VectorEnv
+    seed : int
+        The k-th reset of the environment is seeded from (``seed``, k), so that any collection can be repeated.
+
+    Attributes
+    ----------
+    resets : int
+        k, the number of seeded resets so far.
+    finished : list of (return, length)
+        Of each episode finished since the list was last cleared; returns are undiscounted.
+    """
+
+    def __init__(self, env: Env, seed: int) -> None:
+        self.env = env
+        self.seed = seed
+        self.resets = 0
+        self.finished: list[tuple[float, int]] = []
+        self.mode: AutoresetMode | None = None
+        if isinstance(env, VectorEnv):
+            self.mode = env.metadata.get("autoreset_mode")
+            if not isinstance(self.mode, AutoresetMode):
+                raise ValueError(
+                    f"the environment's metadata['autoreset_mode'] must be an AutoresetMode, got {self.mode!r}"
+                )
+        self.n_columns = env.num_envs if isinstance(env, VectorEnv) else 1
+        self.observation_space, self.action_space = single_spaces(env)
+        self._obs: Any = None
+
+    def reset(self) -> None:
+        """Begin new episodes in all columns, seeded from (seed, k)."""
+        sequence = np.random.SeedSequence(self.seed, spawn_key=(0, self.resets))
+        seeds = [int(s) for s in sequence.generate_state(self.n_columns)]
+        self.resets += 1
+        per_column = isinstance(self.env.unwrapped, SyncVectorEnv | AsyncVectorEnv)
+        self._obs = self._received(self.env.reset(seed=seeds if per_column else seeds[0])[0])  # type: ignore[arg-type]
+        self._t = np.zeros(self.n_columns, dtype=np.int64)
+        self._return = np.zeros(self.n_columns)
+        self._resetting = np.zeros(self.n_columns, dtype=bool)
+
+    def _to_env(self, action: Array) -> Any:
+        """The sampled actions as the environment takes them: clipped to its Box, or shifted by its start."""
+        space = self.action_space
+        if isinstance(space, spaces.Discrete):
+            return action + space.start if self.mode else int(action[0]) + int(space.start)
+        assert isinstance(space, spaces.Box)
+        action = action.reshape(-1, *space.shape) if self.mode else action[0].reshape(space.shape)
+        return np.minimum(np.maximum(action, space.low), space.high).astype(space.dtype)
+
+    def collect(
+        self, agent: Actor, request: Steps | Episodes, rng: Rng, explore: bool = True, cut: bool = False
+    ) -> Trajectories:
+        """Let ``agent`` act and record what happens.
+
+        Parameters
+        ----------
+        agent : Actor
+        request : Steps or Episodes
+            ``Episodes`` begin with a seeded reset; ``Steps`` go on where the last collection ended.
+        rng : numpy.random.Generator
+            For the agent's sampling.
+        explore : bool
+            False for the agent's deterministic action.
+        cut : bool
+            With ``Steps``: mark rows still open at the end as truncated, and begin the next collection with a
+            seeded reset.
+
+        Raises
+        ------
+        ValueError
+            If the environment returns an observation or a reward that is not finite.
+        DivergenceError
+            If the agent's action is not finite.
+        """
+        episodic = isinstance(request, Episodes)
+        if episodic or self._obs is None:
+            self.reset()
+        # Episodes still to come in each column; with Steps, more than can be finished.
+        self._left = np.full(self.n_columns, -(-request.n // self.n_columns) if episodic else request.n + 1)
+        self._columns_open = self.n_columns
+        step = self._step_vector if self.mode else self._step_scalar
+        record: list[tuple[Any, ...]] = []
+        xs, actions = [], []
+        while self._columns_open if episodic else len(record) < request.n:
+            action, x = agent.act(self._obs, rng, explore)
+            xs.append(x)
+            actions.append(action)
+            record.append(step(action))
+        obs, rewards, next_obs, terminated, truncated, valid, t = map(_stack, zip(*record, strict=True))
+        traj = Trajectories(obs, _stack(xs), _stack(actions), rewards, next_obs, terminated, truncated, valid, t)
+        if self.mode and not valid.all():
+            for name in Trajectories.__slots__:
+                column = getattr(traj, name)
+                for part in column if isinstance(column, tuple) else (column,):
+                    part[~valid] = 0
+        if cut:
+            truncated[-1] |= valid[-1] & ~terminated[-1]
+            self._obs = None
+        return traj
+
+    def _received(self, obs: Any, action: Array | None = None, reward: Any = 0.0) -> Array:
+        """A copy of what the environment returned, with the leading axis N; refused if it is not finite."""
+        obs = np.array(obs, dtype=self.observation_space.dtype)
+        if self.mode is None:
+            obs = obs[None]
+        if not (_all_finite(obs) and _all_finite(np.asarray(reward))):
+            if action is not None and not np.isfinite(action).all():
+                raise DivergenceError(f"the policy chose the action {action}, which is not finite")
+            kind, value = ("reward", reward) if _all_finite(obs) else ("observation", obs)
+            raise ValueError(f"the environment returned a {kind} that is not finite: {value}")
+        return obs
+
+    def _finish(self, column: int) -> None:
+        if self._left[column]:
+            self.finished.append((float(self._return[column]), int(self._t[column])))
+            self._left[column] -= 1
+            self._columns_open -= not self._left[column]
+        self._t[column] = 0
+        self._return[column] = 0.0
+
+    def _step_scalar(self, action: Array) -> tuple[Any, ...]:
+        obs, t = self._obs, self._t[0]
+        raw, reward, terminated, truncated, _ = self.env.step(self._to_env(action))
+        next_obs = self._obs = self._received(raw, action, reward)
+        self._t[0] += 1
+        self._return[0] += reward
+        if terminated or truncated:
+            self._finish(0)
+            if self._columns_open:
+                self._obs = self._received(self.env.reset()[0])
+        return obs, [reward], next_obs, [terminated], [truncated], [True], [t]
+
+    def _step_vector(self, action: Array) -> tuple[Any, ...]:
+        obs, t = self._obs, self._t.copy()
+        raw, reward, terminated, truncated, info = self.env.step(self._to_env(action))
+        self._obs = next_obs = self._received(raw, action, reward)
+        valid = ~self._resetting & (self._left > 0)
+        self._t += ~self._resetting
+        self._return += reward * ~self._resetting
+        done = (terminated | truncated) & ~self._resetting
+        if done.any():
+            if self.mode is AutoresetMode.SAME_STEP:
+                next_obs = next_obs.copy()
+                for n in done.nonzero()[0]:
+                    next_obs[n] = info["final_obs"][n]
+            elif self.mode is AutoresetMode.DISABLED:
+                self._obs = self._received(self.env.reset(options={"reset_mask": done})[0])
+            for n in done.nonzero()[0]:
+                self._finish(int(n))
+        if self.mode is AutoresetMode.NEXT_STEP:
+            self._resetting = done
+        return obs, reward, next_obs, terminated, truncated, valid, t
+
+
+def _stack(items: Any) -> Any:
+    if not isinstance(items[0], tuple):
+        return np.array(items)
+    if items[0][0] is items[0][1]:
+        return (np.array([x for x, _ in items]),) * 2
+    return tuple(np.array(part) for part in zip(*items, strict=True))

@@ -1,0 +1,370 @@
+"""The one training loop, evaluation, and run directories.
+
+The loop is the same for every method: collect what the agent asks for, let it update, and at every record check
+that all is finite, report, and checkpoint. A run directory holds ``config.json``, ``metrics.csv`` and
+``checkpoint.npz``; a run that is killed at any moment and resumed ends with the same arrays as one that is not.
+"""
+
+import csv
+import io
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy
+from gymnasium import __version__ as gymnasium_version
+from gymnasium.vector import VectorEnv
+
+from . import __version__
+from ._typing import Array
+from .algorithms import Agent
+from .envs import make_env, make_vec
+from .presets import make_agent
+from .rollout import Collector, DivergenceError, Env, Episodes, Steps
+
+Row = dict[str, float]
+Callback = Callable[[Row], None]
+
+
+class History:
+    """What a run recorded: ``history["mean_return"]`` is a column, one entry per record.
+
+    Attributes
+    ----------
+    rows : list of dict
+        One per record: ``steps`` (environment steps so far), ``updates``, ``episodes`` (finished so far),
+        ``mean_return`` and ``mean_length`` of the episodes finished since the last record (NaN if none),
+        ``seconds``, and the agent's diagnostics of its last update.
+    """
+
+    def __init__(self, rows: list[Row]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, name: str) -> Array:
+        return np.array([row[name] for row in self.rows])
+
+
+class Run:
+    """A run directory. Files are written under another name, flushed and renamed: a crash leaves the old ones.
+
+    Parameters
+    ----------
+    path : path
+        The directory; see ``create`` for a new one.
+
+    Raises
+    ------
+    ValueError
+        If it is not a run directory.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not (self.path / "config.json").is_file():
+            raise ValueError(f"{self.path} is not a run directory: it has no config.json")
+        try:
+            self.config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{self.path / 'config.json'} is not readable: {error}") from None
+
+    @classmethod
+    def create(cls, path: str | Path, config: dict[str, Any]) -> "Run":
+        """A new directory with its config.
+
+        Raises
+        ------
+        ValueError
+            If the directory exists and is not empty.
+        OSError
+            If it cannot be written.
+        """
+        path = Path(path)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ValueError(f"run directory {path} already exists; choose another or resume it")
+        path.mkdir(parents=True, exist_ok=True)
+        _write(path / "config.json", json.dumps(config, indent=2).encode())
+        return cls(path)
+
+    def rows(self) -> list[Row]:
+        """The rows of ``metrics.csv``."""
+        path = self.path / "metrics.csv"
+        if not path.is_file():
+            return []
+        try:
+            with open(path, newline="", encoding="utf-8") as file:
+                return [
+                    {name: float(value) for name, value in row.items() if name is not None}
+                    for row in csv.DictReader(file)
+                    if None not in row and None not in row.values()
+                ]
+        except (ValueError, csv.Error) as error:
+            raise ValueError(f"{path} is not readable: {error}") from None
+
+    def append(self, row: Row) -> None:
+        """Add one row to ``metrics.csv``."""
+        path = self.path / "metrics.csv"
+        with open(path, "a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(row))
+            if not file.tell():
+                writer.writeheader()
+            writer.writerow(row)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def keep_rows(self, count: int) -> list[Row]:
+        """Drop all rows after the first ``count``, among them one that a crash cut short."""
+        path = self.path / "metrics.csv"
+        if not count:
+            path.unlink(missing_ok=True)
+            return []
+        lines = path.read_bytes().splitlines(keepends=True)[: count + 1]
+        if len(lines) <= count:
+            raise ValueError(f"{path} has fewer rows than the checkpoint has records: it was changed or cut")
+        _write(path, b"".join(lines))
+        return self.rows()
+
+    def save(self, arrays: dict[str, Array]) -> None:
+        """Replace ``checkpoint.npz``."""
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+        _write(self.path / "checkpoint.npz", buffer.getvalue())
+
+    def load(self) -> dict[str, Array]:
+        """The arrays of ``checkpoint.npz``.
+
+        Raises
+        ------
+        ValueError
+            If it is missing, cut short or otherwise damaged.
+        """
+        path = self.path / "checkpoint.npz"
+        if not path.is_file():
+            raise ValueError(f"{self.path} has no checkpoint.npz: the run ended before its first checkpoint")
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        except Exception as error:  # zipfile, zlib, struct and NumPy each have their own
+            raise ValueError(f"{path} is damaged and cannot be loaded ({error})") from None
+
+    def make_env(self) -> Env:
+        """The environment that the run was trained on."""
+        env = self.config["env"]
+        if env["id"] is None:
+            raise ValueError(f"{self.path} was trained on an unregistered environment; use npg.evaluate in Python")
+        if env["num_envs"]:
+            return make_vec(env["id"], env["num_envs"], **env["kwargs"])
+        return make_env(env["id"], **env["kwargs"])
+
+    def make_agent(self, env: Env) -> Agent:
+        """The agent as the last checkpoint has it."""
+        agent = make_agent(env=env, **self.config["agent"])
+        agent.init(np.random.default_rng(0))
+        agent.load_state(_prefixed(self.load(), "agent."))
+        return agent
+
+
+def _prefixed(arrays: dict[str, Array], prefix: str) -> dict[str, Array]:
+    return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
+
+
+def _write(path: Path, data: bytes) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _env_config(env: Env) -> dict[str, Any]:
+    kwargs = dict(env.spec.kwargs) if env.spec else {}
+    if env.spec and env.spec.max_episode_steps is not None:
+        kwargs["max_episode_steps"] = env.spec.max_episode_steps
+    for name in ("num_envs", "vectorization_mode"):
+        kwargs.pop(name, None)
+    num_envs = env.num_envs if isinstance(env, VectorEnv) else 0
+    return {"id": env.spec.id if env.spec else None, "num_envs": num_envs, "kwargs": kwargs}
+
+
+def train(
+    agent: Agent,
+    env: Env,
+    *,
+    steps: int,
+    seed: int = 0,
+    out: str | Path | None = None,
+    callback: Callback | None = None,
+    record_every: int | None = None,
+    resume: bool = False,
+) -> History:
+    """Train ``agent`` on ``env``.
+
+    Parameters
+    ----------
+    agent : Agent
+        Initialised here from ``seed``.
+    env : gymnasium.Env or gymnasium.vector.VectorEnv
+    steps : int
+        Environment steps, summed over parallel environments; the last collection may go beyond.
+    seed : int
+        All randomness comes from it: the same seed gives the same arrays.
+    out : path, optional
+        Run directory, new or (``resume=True``) an old one.
+    callback : callable, optional
+        Called with each record.
+    record_every : int, optional
+        Environment steps between records, ``steps`` / 50 by default. A ``Steps`` agent's episodes are cut there.
+    resume : bool
+        Go on from the checkpoint in ``out``, as if it had never stopped.
+
+    Returns
+    -------
+    History
+
+    Raises
+    ------
+    ValueError, TypeError
+        For bad arguments, and where the environment returns something that is not finite.
+    DivergenceError
+        When anything learned is not finite at a record; such a state is never saved.
+
+    Any exception that leaves ``train``, KeyboardInterrupt among them, has the attribute ``history``; the last
+    checkpoint stays on disk, to be resumed.
+    """
+    record_every = max(steps // 50, 1) if record_every is None else record_every
+    for name, value, least in (("steps", steps, 1), ("record_every", record_every, 1), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    collector = Collector(env, int(seed))
+    rng_init, rng_act, rng_update = (
+        np.random.default_rng(np.random.SeedSequence(int(seed), spawn_key=(purpose,))) for purpose in (1, 2, 3)
+    )
+    generators = {"act": rng_act.bit_generator, "update": rng_update.bit_generator}
+    counts = {"steps": 0, "updates": 0, "episodes": 0, "records": 0, "resets": 0, "due": record_every}
+    history = History([])
+    run = None
+    agent.init(rng_init)
+    seconds = 0.0
+    saved = 0
+
+    def checkpoint() -> None:
+        nonlocal saved
+        if run:
+            arrays = {f"agent.{name}": a for name, a in agent.state().items()}
+            arrays |= {f"count.{name}": np.array(n) for name, n in counts.items()}
+            states = {name: generator.state for name, generator in generators.items()}
+            run.save(arrays | {"rng": np.array(json.dumps(states))})
+            saved = counts["steps"]
+
+    if resume:
+        if out is None:
+            raise ValueError("resume=True needs out, the run directory, got None")
+        run = Run(out)
+        arrays = run.load()
+        agent.load_state(_prefixed(arrays, "agent."))
+        counts = {name: int(n) for name, n in _prefixed(arrays, "count.").items()}
+        for name, state in json.loads(str(arrays["rng"])).items():
+            generators[name].state = state
+        collector.resets, saved = counts["resets"], counts["steps"]
+        history.rows = run.keep_rows(counts["records"])
+        seconds = history.rows[-1]["seconds"] if history.rows else 0.0
+    elif out is not None:
+        config = {
+            "agent": agent.config,
+            "env": _env_config(env),
+            "seed": int(seed),
+            "steps": int(steps),
+            "record_every": int(record_every),
+            "versions": {
+                "npg": __version__,
+                "numpy": np.__version__,
+                "scipy": scipy.__version__,
+                "gymnasium": gymnasium_version,
+            },
+        }
+        run = Run.create(out, config)
+        checkpoint()
+
+    started = time.perf_counter() - seconds
+    request = agent.collect
+    try:
+        while counts["steps"] < steps:
+            due = min(counts["due"], steps)
+            cut = isinstance(request, Steps) and counts["steps"] + request.n * collector.n_columns >= due
+            traj = collector.collect(agent, request, rng_act, cut=cut)
+            diagnostics = agent.update(traj, rng_update)
+            counts["steps"] += int(np.count_nonzero(traj.valid))
+            counts["updates"] += 1
+            if not (cut or counts["steps"] >= due):
+                continue
+            finished = np.array(collector.finished).reshape(-1, 2)
+            collector.finished.clear()
+            counts["episodes"] += len(finished)
+            row = {name: counts[name] for name in ("steps", "updates", "episodes")} | {
+                "mean_return": finished[:, 0].mean() if len(finished) else np.nan,
+                "mean_length": finished[:, 1].mean() if len(finished) else np.nan,
+                "seconds": time.perf_counter() - started,
+                **diagnostics,
+            }
+            for name, array in agent.state().items():
+                if not np.isfinite(array).all():
+                    raise DivergenceError(
+                        f"{name} is no longer finite at step {counts['steps']} "
+                        f"({', '.join(f'{k} {v:.4g}' for k, v in diagnostics.items())}); "
+                        "lower the step size, or scale the observations or the rewards"
+                    )
+            row = {name: float(value) for name, value in row.items()}
+            history.rows.append(row)
+            while counts["due"] <= max(counts["steps"], due):
+                counts["due"] += record_every
+            counts["records"] += 1
+            counts["resets"] = collector.resets
+            if run:
+                run.append(row)
+                checkpoint()
+            if callback:
+                callback(row)
+    except BaseException as error:
+        error.history = history  # type: ignore[attr-defined]
+        if run:
+            error.add_note(f"the checkpoint of step {saved} is kept in {run.path}")
+        raise
+    return history
+
+
+def evaluate(agent: Agent, env: Env, episodes: int = 100, seed: int = 0, deterministic: bool = True) -> Array:
+    """Undiscounted returns of whole episodes; nothing is learned.
+
+    Parameters
+    ----------
+    agent : Agent
+    env : gymnasium.Env or gymnasium.vector.VectorEnv
+    episodes : int
+        At least 1; each column of a vector environment plays the same number.
+    seed : int
+        Never gives the episodes that ``train`` sees with the same seed.
+    deterministic : bool
+        The most probable action, or sampled ones.
+
+    Returns
+    -------
+    (episodes,)
+    """
+    if episodes < 1:
+        raise ValueError(f"episodes must be at least 1, got {episodes}")
+    sequence = np.random.SeedSequence(seed, spawn_key=(4,))
+    collector = Collector(env, int(sequence.generate_state(1, np.uint64)[0]))
+    rng = np.random.default_rng(sequence)
+    traj = collector.collect(agent, Episodes(episodes), rng, explore=not deterministic)
+    return traj.episode_returns()[:episodes]
