@@ -10,6 +10,7 @@ explicit ``scale``, because a guess would silently decide what the features can 
 
 # mypy: disable-error-code="no-any-return"
 
+import math
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import combinations_with_replacement, product
@@ -117,10 +118,10 @@ class _BoxFeatures:
     def _validate(self) -> None:
         pass
 
-    @property
+    @cached_property
     def n_inputs(self) -> int:
         """Number of components of one observation."""
-        return int(np.prod(self.space.shape))
+        return math.prod(self.space.shape)
 
     @property
     def _bounds(self) -> Array:
@@ -212,7 +213,10 @@ class Polynomial(_BoxFeatures):
         """(B, …) -> (B, d)."""
         u = self.scaled(obs)
         u1 = np.concatenate([u, np.ones((len(u), 1))], axis=1)
-        return u1[:, self._factors].prod(axis=-1)
+        x = np.ones((len(u), self.n_features))
+        for factor in self._factors.T:
+            x *= u1[:, factor]
+        return x
 
 
 @dataclass(frozen=True)

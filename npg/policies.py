@@ -84,13 +84,19 @@ class Policy:
         return self.distribution.log_prob(eta, self._checked(eta, a))
 
     def score(self, theta: Array, x: Inputs, a: Array) -> Array:
-        """∇θ log π_θ(a|s) of each row, Eqs. (3.3), (3.5)–(3.8), for reading and tests: (B, n)."""
+        """∇θ log π_θ(a|s) of each row, Eqs. (3.3), (3.5)–(3.8), for reading and tests: (B, n).
+
+        Its mean under the policy is zero, Eq. (1.6).
+        """
         eta = self.eta(theta, x)
         s = self.distribution.score(eta, self._checked(eta, a))
         return np.einsum("bkn,bk->bn", self.model.jacobian(theta, x), s)
 
     def weighted_score(self, theta: Array, x: Inputs, a: Array, w: Array) -> Array:
-        """Σ_i w_i ∇θ log π_θ(a_i|s_i), Eq. (3.4): (n,)."""
+        """Σ_i w_i ∇θ log π_θ(a_i|s_i), Eq. (3.4): (n,).
+
+        With returns as weights, a sample of the log-derivative estimator, Eqs. (1.3), (1.4).
+        """
         eta = self.eta(theta, x)
         return self.model.vjp(theta, x, w[:, None] * self.distribution.score(eta, self._checked(eta, a)))
 

@@ -26,7 +26,7 @@ def _check(gamma: float, **arrays: Array) -> None:
 def discounted_returns(
     rewards: Array, terminated: Array, truncated: Array, gamma: float, bootstrap: Array | float = 0.0
 ) -> Array:
-    """Discounted reward-to-go G_t, Eq. (1.8).
+    """Discounted reward-to-go G_t, Eq. (1.8); at the start of an episode a sample of the objective, Eq. (1.1).
 
         G_t = R_{t+1} + γ · { 0        if the step terminated
                               B_t      if it was truncated, or is the last of the segment
@@ -87,6 +87,8 @@ def total_returns(start: Array, returns: Array) -> Array:
 
 def leave_one_out_mean(t: Array, returns: Array, total: bool = False) -> Array:
     """b_{i,t}, the mean of the same return over the other episodes of the batch, Eq. (1.13).
+
+    The mean over all episodes would shrink the gradient by 1 − 1/M, Eq. (1.12).
 
     Parameters
     ----------

@@ -173,7 +173,7 @@ class Collector:
     def collect(
         self, agent: Actor, request: Steps | Episodes, rng: Rng, explore: bool = True, cut: bool = False
     ) -> Trajectories:
-        """Let ``agent`` act and record what happens.
+        """Let ``agent`` act and record what happens: with ``Episodes``, samples of p_θ(τ), Eq. (1.2).
 
         Parameters
         ----------
@@ -251,7 +251,7 @@ class Collector:
             self._finish(0)
             if self._columns_open:
                 self._obs = self._received(self.env.reset()[0])
-        return obs, [reward], next_obs, [terminated], [truncated], [True], [t]
+        return obs, [float(reward)], next_obs, [terminated], [truncated], [True], [t]
 
     def _step_vector(self, action: Array) -> tuple[Any, ...]:
         obs, t = self._obs, self._t.copy()
@@ -259,6 +259,7 @@ class Collector:
         self._obs = next_obs = self._received(raw, action, reward)
         valid = ~self._resetting & (self._left > 0)
         self._t += ~self._resetting
+        reward = np.asarray(reward, dtype=float)
         self._return += reward * ~self._resetting
         done = (terminated | truncated) & ~self._resetting
         if done.any():

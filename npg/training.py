@@ -338,7 +338,7 @@ def train(
     except BaseException as error:
         error.history = history  # type: ignore[attr-defined]
         if run:
-            error.add_note(f"the checkpoint of step {saved} is kept in {run.path}")
+            error.add_note(f"the checkpoint of step {saved} is kept; go on with: npg train --resume {run.path}")
         raise
     return history
 

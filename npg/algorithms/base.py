@@ -22,7 +22,7 @@ def number(default: float, low: float = -np.inf, high: float = np.inf) -> Any:
 
     def allowed(value: Any) -> bool:
         is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-        return is_number and bool(np.isfinite(value)) and bool(low <= value <= high)
+        return bool(is_number and np.isfinite(value) and low <= value <= high)
 
     return _setting(default, allowed, f"a number in [{low:g}, {high:g}]")
 
@@ -31,7 +31,7 @@ def integer(default: int, low: int) -> Any:
     """A setting that is an integer of at least ``low``."""
 
     def allowed(value: Any) -> bool:
-        return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= low
+        return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= low)
 
     return _setting(default, allowed, f"an integer of at least {low}")
 

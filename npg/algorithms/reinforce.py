@@ -25,6 +25,8 @@ from .base import Agent, choice, integer, number
 class Reinforce(Agent):
     """Monte-Carlo policy gradient over batches of whole episodes, Eq. (1.16).
 
+    With the defaults the mean of a step is α times the gradient of the policy-gradient theorem, Eq. (1.9).
+
     Parameters
     ----------
     policy : npg.Policy
@@ -40,7 +42,8 @@ class Reinforce(Agent):
         Keep the γ^t before the reward-to-go, as the exact gradient of J has it, Eq. (1.7); without it the update
         follows Eq. (1.10).
     baseline : {"linear", "leave_one_out", "none"}
-        v̂(S_t; w), Eq. (1.14); the mean return of the other episodes, Eq. (1.13); 0.
+        b: v̂(S_t; w), Eq. (1.14); the mean return of the other episodes, Eq. (1.13); 0. None of them changes the
+        mean of the step, Eq. (1.11), as long as it does not depend on the episode it is used in.
     fit : {"earlier", "same"}
         Whether b uses w fitted to the batch before (unbiased) or to this one (biased, Eq. (1.15)).
     ridge : float

@@ -1,0 +1,35 @@
+"""Linear values; the ridge fit itself is tested with its equation in test_reinforce.py."""
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from hypothesis import given
+from hypothesis import strategies as st
+
+from npg.critics import LinearValue, ridge_least_squares
+from npg.features import OneHot, Polynomial
+
+
+@pytest.mark.equation("1.14")
+@given(st.integers(1, 6), st.integers(0, 2**32 - 1))
+def test_ridge_fit_is_the_least_squares_fit_of_the_rows_and_of_sqrt_kappa_rows(d, seed):
+    rng = np.random.default_rng(seed)
+    x, y, ridge = rng.normal(size=(30, d)), rng.normal(size=30), 0.7
+    augmented = np.vstack([x, np.sqrt(ridge) * np.eye(d)]), np.concatenate([y, np.zeros(d)])
+    expected = np.linalg.lstsq(*augmented, rcond=None)[0]
+    assert np.allclose(ridge_least_squares(x, y, ridge), expected, rtol=1e-9, atol=1e-11)
+
+
+def test_fit_on_noiseless_values_recovers_them():
+    rng = np.random.default_rng(0)
+    v = LinearValue(Polynomial(spaces.Box(-1, 1, (2,)), degree=2))
+    obs, w = rng.uniform(-1, 1, size=(50, 2)), rng.normal(size=v.n_params)
+    assert np.allclose(v.fit(obs, v.value(w, obs), 0.0), w)
+
+
+def test_tabular_value_is_a_table_and_its_fit_the_mean_of_each_state():
+    v = LinearValue(OneHot(3))
+    obs, targets = np.array([0, 0, 2]), np.array([1.0, 3.0, 5.0])
+    w = v.fit(obs, targets, 1e-12)
+    assert np.allclose(w, [2, 0, 5])
+    assert np.array_equal(v.value(w, np.array([2, 1])), w[[2, 1]])
