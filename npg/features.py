@@ -105,8 +105,12 @@ class _BoxFeatures:
         if not isinstance(self.space, spaces.Box):
             raise TypeError(f"{name} needs a Box observation space, got {self.space}")
         if self.scale is not None:
-            scale = np.asarray(self.scale, dtype=float)
-            if scale.ndim > 1 or scale.size not in (1, self.n_inputs) or not (scale > 0).all():
+            try:
+                scale = np.asarray(self.scale, dtype=float)
+            except (TypeError, ValueError):
+                scale = np.zeros(1)
+            fits = scale.ndim <= 1 and scale.size in (1, self.n_inputs)
+            if not (fits and (scale > 0).all() and np.isfinite(scale).all()):
                 raise ValueError(f"scale must be one positive number or {self.n_inputs} of them, got {self.scale!r}")
         elif not (np.abs(self._bounds) < np.finfo(np.float32).max).all():
             raise ValueError(

@@ -8,6 +8,7 @@ and what is not a transition (a reset step, padding) is marked by ``valid`` and 
 # mypy: disable-error-code="no-any-return"
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -62,7 +63,7 @@ class Actor(Protocol):
     """What the collector needs of an agent."""
 
     def act(self, obs: Array, rng: Rng, explore: bool = True) -> tuple[Array, Inputs]:
-        """Actions for a batch of observations, and the features they were chosen on."""
+        """Actions for a batch of observations, and the features they were chosen on: new arrays each time."""
 
 
 @dataclass(slots=True)
@@ -148,6 +149,7 @@ class Collector:
                 )
         self.n_columns = env.num_envs if isinstance(env, VectorEnv) else 1
         self.observation_space, self.action_space = single_spaces(env)
+        self._to_env = _env_action(self.action_space, vector=self.mode is not None)
         self._obs: Any = None
 
     def reset(self) -> None:
@@ -159,16 +161,8 @@ class Collector:
         self._obs = self._received(self.env.reset(seed=seeds if per_column else seeds[0])[0])  # type: ignore[arg-type]
         self._t = np.zeros(self.n_columns, dtype=np.int64)
         self._return = np.zeros(self.n_columns)
+        self._scalar_t, self._scalar_return = 0, 0.0
         self._resetting = np.zeros(self.n_columns, dtype=bool)
-
-    def _to_env(self, action: Array) -> Any:
-        """The sampled actions as the environment takes them: clipped to its Box, or shifted by its start."""
-        space = self.action_space
-        if isinstance(space, spaces.Discrete):
-            return action + space.start if self.mode else int(action[0]) + int(space.start)
-        assert isinstance(space, spaces.Box)
-        action = action.reshape(-1, *space.shape) if self.mode else action[0].reshape(space.shape)
-        return np.minimum(np.maximum(action, space.low), space.high).astype(space.dtype)
 
     def collect(
         self, agent: Actor, request: Steps | Episodes, rng: Rng, explore: bool = True, cut: bool = False
@@ -209,27 +203,30 @@ class Collector:
             xs.append(x)
             actions.append(action)
             record.append(step(action))
-        obs, rewards, next_obs, terminated, truncated, valid, t = map(_stack, zip(*record, strict=True))
-        traj = Trajectories(obs, _stack(xs), _stack(actions), rewards, next_obs, terminated, truncated, valid, t)
-        if self.mode and not valid.all():
+        obs, rewards, next_obs, terminated, truncated, valid, t = map(np.array, zip(*record, strict=True))
+        traj = Trajectories(obs, _stack(xs), np.array(actions), rewards, next_obs, terminated, truncated, valid, t)
+        if self.mode is None:
+            for name in ("rewards", "terminated", "truncated", "valid", "t"):
+                setattr(traj, name, getattr(traj, name)[:, None])
+        elif not valid.all():
             for name in Trajectories.__slots__:
                 column = getattr(traj, name)
                 for part in column if isinstance(column, tuple) else (column,):
                     part[~valid] = 0
         if cut:
-            truncated[-1] |= valid[-1] & ~terminated[-1]
+            traj.truncated[-1] |= traj.valid[-1] & ~traj.terminated[-1]
+        if cut or episodic:
             self._obs = None
         return traj
 
-    def _received(self, obs: Any, action: Array | None = None, reward: Any = 0.0) -> Array:
+    def _received(self, obs: Any, reward: Any = 0.0) -> Array:
         """A copy of what the environment returned, with the leading axis N; refused if it is not finite."""
         obs = np.array(obs, dtype=self.observation_space.dtype)
         if self.mode is None:
             obs = obs[None]
-        if not (_all_finite(obs) and _all_finite(np.asarray(reward))):
-            if action is not None and not np.isfinite(action).all():
-                raise DivergenceError(f"the policy chose the action {action}, which is not finite")
-            kind, value = ("reward", reward) if _all_finite(obs) else ("observation", obs)
+        obs_finite = _all_finite(obs)
+        if not (obs_finite and (math.isfinite(reward) if self.mode is None else np.isfinite(reward).all())):
+            kind, value = ("reward", reward) if obs_finite else ("observation", obs)
             raise ValueError(f"the environment returned a {kind} that is not finite: {value}")
         return obs
 
@@ -238,35 +235,40 @@ class Collector:
             self.finished.append((float(self._return[column]), int(self._t[column])))
             self._left[column] -= 1
             self._columns_open -= not self._left[column]
-        self._t[column] = 0
-        self._return[column] = 0.0
+        self._t[column] = self._return[column] = 0
 
     def _step_scalar(self, action: Array) -> tuple[Any, ...]:
-        obs, t = self._obs, self._t[0]
+        # Time and return are Python numbers here: an array element costs as much as the rest of the bookkeeping.
+        obs, t = self._obs, self._scalar_t
         raw, reward, terminated, truncated, _ = self.env.step(self._to_env(action))
-        next_obs = self._obs = self._received(raw, action, reward)
-        self._t[0] += 1
-        self._return[0] += reward
+        reward = float(reward)
+        next_obs = self._obs = self._received(raw, reward)
+        self._scalar_t += 1
+        self._scalar_return += reward
         if terminated or truncated:
+            self._t[0], self._return[0] = self._scalar_t, self._scalar_return
             self._finish(0)
+            self._scalar_t, self._scalar_return = 0, 0.0
             if self._columns_open:
                 self._obs = self._received(self.env.reset()[0])
-        return obs, [float(reward)], next_obs, [terminated], [truncated], [True], [t]
+        return obs, reward, next_obs, terminated, truncated, True, t
 
     def _step_vector(self, action: Array) -> tuple[Any, ...]:
         obs, t = self._obs, self._t.copy()
         raw, reward, terminated, truncated, info = self.env.step(self._to_env(action))
-        self._obs = next_obs = self._received(raw, action, reward)
-        valid = ~self._resetting & (self._left > 0)
-        self._t += ~self._resetting
-        reward = np.asarray(reward, dtype=float)
-        self._return += reward * ~self._resetting
-        done = (terminated | truncated) & ~self._resetting
+        reward, terminated, truncated = np.array(reward, dtype=float), np.array(terminated), np.array(truncated)
+        self._obs = next_obs = self._received(raw, reward)
+        running = ~self._resetting
+        valid = running & (self._left > 0)
+        self._t += running
+        self._return += reward * running
+        done = (terminated | truncated) & running
         if done.any():
             if self.mode is AutoresetMode.SAME_STEP:
                 next_obs = next_obs.copy()
                 for n in done.nonzero()[0]:
                     next_obs[n] = info["final_obs"][n]
+                self._received(next_obs)
             elif self.mode is AutoresetMode.DISABLED:
                 self._obs = self._received(self.env.reset(options={"reset_mask": done})[0])
             for n in done.nonzero()[0]:
@@ -276,9 +278,26 @@ class Collector:
         return obs, reward, next_obs, terminated, truncated, valid, t
 
 
-def _stack(items: Any) -> Any:
-    if not isinstance(items[0], tuple):
-        return np.array(items)
-    if items[0][0] is items[0][1]:
-        return (np.array([x for x, _ in items]),) * 2
-    return tuple(np.array(part) for part in zip(*items, strict=True))
+def _stack(xs: list[Any]) -> Inputs:
+    if not isinstance(xs[0], tuple):
+        return np.array(xs)
+    if xs[0][0] is xs[0][1]:
+        return (np.array([x for x, _ in xs]),) * 2
+    return tuple(np.array(part) for part in zip(*xs, strict=True))
+
+
+def _env_action(space: spaces.Space[Any], vector: bool) -> Callable[[Array], Any]:
+    """From sampled actions (N, …) to what the environment takes: shifted by its start, or clipped to its Box."""
+    if isinstance(space, spaces.Discrete):
+        start = int(space.start)
+        return (lambda a: a + start) if vector else (lambda a: int(a[0]) + start)
+    if not isinstance(space, spaces.Box):
+        raise TypeError(f"action space must be Box or Discrete, got {space}")
+    shape, low, high = (-1, *space.shape) if vector else space.shape, space.low, space.high
+
+    def clipped(a: Array) -> Array:
+        if not _all_finite(a):
+            raise DivergenceError(f"the policy chose the action {a}, which is not finite")
+        return np.asarray(np.minimum(np.maximum(a.reshape(shape), low), high), dtype=space.dtype)
+
+    return clipped

@@ -86,10 +86,17 @@ class Run:
             If it cannot be written.
         """
         path = Path(path)
+        try:
+            text = json.dumps(config, indent=2, default=lambda value: value.tolist())  # NumPy's numbers and arrays
+        except AttributeError:
+            raise TypeError(f"settings must be JSON-able to be kept in a run directory, got {config}") from None
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ValueError(f"run directory {path} already exists; choose another or resume it")
-        path.mkdir(parents=True, exist_ok=True)
-        _write(path / "config.json", json.dumps(config, indent=2).encode())
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            _write(path / "config.json", text.encode())
+        except OSError as error:
+            raise OSError(f"run directory {path} cannot be written ({error.strerror}); choose another") from None
         return cls(path)
 
     def rows(self) -> list[Row]:
@@ -299,48 +306,50 @@ def train(
     started = time.perf_counter() - seconds
     request = agent.collect
     try:
-        while counts["steps"] < steps:
-            due = min(counts["due"], steps)
-            cut = isinstance(request, Steps) and counts["steps"] + request.n * collector.n_columns >= due
-            traj = collector.collect(agent, request, rng_act, cut=cut)
-            diagnostics = agent.update(traj, rng_update)
-            counts["steps"] += int(np.count_nonzero(traj.valid))
-            counts["updates"] += 1
-            if not (cut or counts["steps"] >= due):
-                continue
-            finished = np.array(collector.finished).reshape(-1, 2)
-            collector.finished.clear()
-            counts["episodes"] += len(finished)
-            row = {name: counts[name] for name in ("steps", "updates", "episodes")} | {
-                "mean_return": finished[:, 0].mean() if len(finished) else np.nan,
-                "mean_length": finished[:, 1].mean() if len(finished) else np.nan,
-                "seconds": time.perf_counter() - started,
-                **diagnostics,
-            }
-            for name, array in agent.state().items():
-                if not np.isfinite(array).all():
-                    raise DivergenceError(
-                        f"{name} is no longer finite at step {counts['steps']} "
-                        f"({', '.join(f'{k} {v:.4g}' for k, v in diagnostics.items())}); "
-                        "lower the step size, or scale the observations or the rewards"
-                    )
-            row = {name: float(value) for name, value in row.items()}
-            history.rows.append(row)
-            while counts["due"] <= max(counts["steps"], due):
-                counts["due"] += record_every
-            counts["records"] += 1
-            counts["resets"] = collector.resets
-            if run:
-                run.append(row)
-                checkpoint()
-            if callback:
-                callback(row)
+        with np.errstate(all="ignore"):  # what overflows is found at the next record
+            while counts["steps"] < steps:
+                due = min(counts["due"], steps)
+                cut = isinstance(request, Steps) and counts["steps"] + request.n * collector.n_columns >= due
+                traj = collector.collect(agent, request, rng_act, cut=cut)
+                diagnostics = agent.update(traj, rng_update)
+                counts["steps"] += int(np.count_nonzero(traj.valid))
+                counts["updates"] += 1
+                if not (cut or counts["steps"] >= due):
+                    continue
+                _check_finite(agent, counts["steps"], diagnostics)
+                finished, collector.finished = np.array(collector.finished).reshape(-1, 2), []
+                counts["episodes"] += len(finished)
+                mean_return, mean_length = finished.mean(axis=0) if len(finished) else (np.nan, np.nan)
+                row = {name: float(counts[name]) for name in ("steps", "updates", "episodes")}
+                row |= {"mean_return": float(mean_return), "mean_length": float(mean_length)}
+                row |= {"seconds": time.perf_counter() - started} | {k: float(v) for k, v in diagnostics.items()}
+                history.rows.append(row)
+                counts["records"] += 1
+                counts["resets"] = collector.resets
+                while counts["due"] <= max(counts["steps"], due):
+                    counts["due"] += record_every
+                if run:
+                    run.append(row)
+                    checkpoint()
+                if callback:
+                    callback(row)
     except BaseException as error:
         error.history = history  # type: ignore[attr-defined]
         if run:
-            error.add_note(f"the checkpoint of step {saved} is kept; go on with: npg train --resume {run.path}")
+            advice = "" if isinstance(error, DivergenceError) else f"; go on with: npg train --resume {run.path}"
+            error.add_note(f"the checkpoint of step {saved} is kept in {run.path}{advice}")
         raise
     return history
+
+
+def _check_finite(agent: Agent, step: int, diagnostics: Row) -> None:
+    for name, array in agent.state().items():
+        if not np.isfinite(array).all():
+            shown = ", ".join(f"{k} {v:.4g}" for k, v in diagnostics.items())
+            raise DivergenceError(
+                f"{name} is no longer finite at step {step} ({shown}); "
+                "lower the step size, or scale the observations or the rewards"
+            )
 
 
 def evaluate(agent: Agent, env: Env, episodes: int = 100, seed: int = 0, deterministic: bool = True) -> Array:
