@@ -37,7 +37,6 @@ PRESETS: dict[tuple[str, str], Preset] = {
         settings={
             "scale": [2.4, 3.0, 0.21, 3.0],
             "outer_discount": False,
-            "normalize": True,
             "alpha": 0.2,
         },
     ),
