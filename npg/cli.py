@@ -5,10 +5,12 @@ import json
 import os
 import sys
 import time
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from . import __version__, equations
+from ._checks import at_least
 from ._typing import Array
 from .algorithms import ALGORITHMS
 from .envs import make_env, make_vec
@@ -42,6 +44,7 @@ class Progress:
             print(f"step {steps} of {self.total}, {score}, {row['seconds']:.1f} s", file=sys.stderr, flush=True)
 
     def close(self) -> None:
+        """Leave the bar as it is."""
         if self.bar is not None:
             self.bar.close()
 
@@ -65,24 +68,28 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
 
 def _new_directory(algorithm: str, env_id: str, seed: int) -> Path:
     base = Path("runs") / f"{algorithm}-{env_id.replace('/', '_').replace(':', '_')}-seed{seed}"
-    candidate, k = base, 1
-    while candidate.exists():
-        k += 1
-        candidate = base.with_name(f"{base.name}-{k}")
-    return candidate
+    for k in count(1):
+        candidate = base if k == 1 else base.with_name(f"{base.name}-{k}")
+        try:
+            candidate.mkdir(parents=True)
+            return candidate
+        except FileExistsError:
+            if not Path("runs").is_dir():
+                raise
+    raise AssertionError
 
 
 def _train(args: argparse.Namespace) -> int:
     if args.resume:
-        given = {"ALGORITHM": args.algorithm, "--seed": args.seed, "--set": args.set, "--out": args.out}
+        given = {"ALGORITHM": args.algorithm, "--seed": args.seed, "--set": args.set or None, "--out": args.out}
         for name, value in (given | {"--num-envs": args.num_envs}).items():
-            if value:
+            if value is not None:
                 raise ValueError(f"--resume goes on as the run began; {name} cannot be given with it")
         run = Run(args.resume)
         out, config = run.path, run.config
         env = run.make_env()
         agent = make_agent(env=env, **config["agent"])
-        seed, record_every = config["seed"], config["record_every"]
+        seed = config["seed"]
         steps = args.steps if args.steps is not None else config["steps"]
         done = int(run.load()["count.steps"])
     else:
@@ -94,20 +101,22 @@ def _train(args: argparse.Namespace) -> int:
             raise ValueError(f"--num-envs must be at least 0, got {num_envs}")
         env = make_vec(args.env, num_envs) if num_envs else make_env(args.env)
         agent = make_agent(args.algorithm, env, **_settings(args.set))
-        seed, record_every, done = args.seed or 0, None, 0
+        seed, done = args.seed or 0, 0
         steps = defaults.steps if args.steps is None else args.steps
+        at_least("seed", seed, 0)
+        at_least("steps", steps, 1)
         out = Path(args.out) if args.out else _new_directory(args.algorithm, args.env, seed)
     progress = Progress(steps, done)
     try:
-        train(
-            agent, env, steps=steps, seed=seed, out=out, callback=progress,
-            record_every=record_every, resume=bool(args.resume),
-        )  # fmt: skip
+        train(agent, env, steps=steps, seed=seed, out=out, callback=progress, resume=bool(args.resume))
     finally:
         progress.close()
-    returns = evaluate(agent, env, seed=seed)
-    print(f"run {out}")
-    print(_summary(returns))
+    print(f"run {out}", flush=True)
+    try:
+        print(_summary(evaluate(agent, env, seed=seed)))
+    except BaseException as error:
+        error.add_note(f"the run is complete; evaluate it with: npg evaluate {out}")
+        raise
     return 0
 
 
@@ -220,5 +229,5 @@ def main(argv: list[str] | None = None) -> int:
 
 def _report(message: str, error: BaseException, status: int) -> int:
     notes = "".join(f"; {note}" for note in getattr(error, "__notes__", []))
-    print(f"npg: {message}{notes}", file=sys.stderr)
+    print("npg:", *(message + notes).split(), file=sys.stderr)  # on one line
     return status

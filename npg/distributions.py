@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ._checks import at_least
 from ._typing import Array, Rng
 
 LOG_2PI = float(np.log(2 * np.pi))
@@ -49,8 +50,7 @@ class Categorical:
     n_actions: int
 
     def __post_init__(self) -> None:
-        if self.n_actions < 1:
-            raise ValueError(f"n_actions must be at least 1, got {self.n_actions}")
+        at_least("n_actions", self.n_actions, 1)
 
     @property
     def n_eta(self) -> int:
@@ -122,8 +122,7 @@ class DiagonalGaussian:
     n_actions: int
 
     def __post_init__(self) -> None:
-        if self.n_actions < 1:
-            raise ValueError(f"n_actions must be at least 1, got {self.n_actions}")
+        at_least("n_actions", self.n_actions, 1)
 
     @property
     def n_eta(self) -> int:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from ._checks import at_least, positive
 from ._typing import Array, Inputs
 
 MAX_FEATURES = 100_000
@@ -66,7 +67,7 @@ class OneHot:
         obs = np.asarray(obs)
         if obs.ndim != 1 or obs.dtype.kind not in "iu":
             raise ValueError(f"observations must be integers of shape (B,), got {obs.dtype} of shape {obs.shape}")
-        x = obs[:, None] - self.space.start  # type: ignore[union-attr]
+        x = obs[:, None].astype(np.int64) - int(self.space.start)  # type: ignore[union-attr]
         if x.size and not 0 <= x.min() <= x.max() < self.n_features:
             raise ValueError(f"observations must lie in {self.space}, got {obs.min()} to {obs.max()}")
         return x
@@ -113,9 +114,11 @@ class _BoxFeatures:
             if not (fits and (scale > 0).all() and np.isfinite(scale).all()):
                 raise ValueError(f"scale must be one positive number or {self.n_inputs} of them, got {self.scale!r}")
         elif not (np.abs(self._bounds) < np.finfo(np.float32).max).all():
+            unbounded = np.flatnonzero((np.abs(self._bounds) >= np.finfo(np.float32).max).any(axis=0))
+            shown = ", ".join(map(str, unbounded[:5])) + (", …" if len(unbounded) > 5 else "")
             raise ValueError(
-                f"{name}: the observation space has infinite bounds (low {self.space.low.ravel()}, "
-                f"high {self.space.high.ravel()}); give scale, the half-width of the range of each component"
+                f"{name}: the observation space has infinite bounds (component {shown} of {self.n_inputs}); "
+                "give scale, the half-width of the range of each component"
             )
         self._validate()
 
@@ -168,12 +171,7 @@ class Affine(_BoxFeatures):
 
 def _check_size(name: str, n_features: int) -> None:
     if n_features > MAX_FEATURES:
-        raise ValueError(f"{name} would make {n_features} features, more than {MAX_FEATURES}: lower its order")
-
-
-def _check_at_least(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+        raise ValueError(f"{name} would make too many features, more than {MAX_FEATURES}: lower its order")
 
 
 @dataclass(frozen=True)
@@ -189,7 +187,7 @@ class Polynomial(_BoxFeatures):
     degree: int = 2
 
     def _validate(self) -> None:
-        _check_at_least("degree", self.degree, 0)
+        at_least("degree", self.degree, 0)
         count = 1
         for i in range(self.degree):  # binomial(n_inputs + degree, degree)
             count = count * (self.n_inputs + i + 1) // (i + 1)
@@ -238,7 +236,7 @@ class Fourier(_BoxFeatures):
     order: int = 3
 
     def _validate(self) -> None:
-        _check_at_least("order", self.order, 0)
+        at_least("order", self.order, 0)
         _check_size("Fourier", self.n_features)
 
     @cached_property
@@ -273,10 +271,10 @@ class RBF(_BoxFeatures):
     width: float | None = None
 
     def _validate(self) -> None:
-        _check_at_least("n_centres", self.n_centres, 2)
+        at_least("n_centres", self.n_centres, 2)
         _check_size("RBF", self.n_features)
-        if self.width is not None and not self.width > 0:
-            raise ValueError(f"width must be positive, got {self.width!r}")
+        if self.width is not None:
+            positive("width", self.width)
 
     @cached_property
     def centres(self) -> Array:
@@ -319,10 +317,10 @@ class RandomFourier(_BoxFeatures):
     seed: int = 0
 
     def _validate(self) -> None:
-        _check_at_least("n_features", self.n_features, 1)
+        at_least("n_features", self.n_features, 1)
         _check_size("RandomFourier", self.n_features)
-        if not self.length_scale > 0:
-            raise ValueError(f"length_scale must be positive, got {self.length_scale!r}")
+        positive("length_scale", self.length_scale)
+        at_least("seed", self.seed, 0)
 
     @cached_property
     def _omega_and_b(self) -> tuple[Array, Array]:
@@ -382,7 +380,7 @@ def make(spec: Any, space: spaces.Space[Any], scale: Any = None) -> Features:
     """
     settings = {"kind": spec} if not isinstance(spec, dict) else dict(spec)
     kind = settings.pop("kind", None)
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"features must be one of {', '.join(KINDS)}, or a dict with such a kind, got {spec!r}")
     cls = KINDS[kind]
     known = [f.name for f in fields(cls) if f.name != "space"]
@@ -396,6 +394,8 @@ def make(spec: Any, space: spaces.Space[Any], scale: Any = None) -> Features:
 
 def describe(features: Features) -> dict[str, Any]:
     """The JSON-able description from which ``make`` builds equal features again."""
-    kind = next(name for name, cls in KINDS.items() if cls is type(features))
+    kind = next((name for name, cls in KINDS.items() if cls is type(features)), None)
+    if kind is None:
+        raise TypeError(f"a run directory can keep features of npg.features only, got {type(features).__name__}")
     parameters = {f.name: getattr(features, f.name) for f in fields(features) if f.name != "space"}
     return {"kind": kind} | {name: np.asarray(value).tolist() for name, value in parameters.items()}

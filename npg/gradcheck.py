@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from ._checks import at_least
 from ._typing import Array, Inputs, Rng
 from .distributions import Categorical, DiagonalGaussian, Distribution
 from .features import Constant, Fourier, OneHot
@@ -125,8 +126,11 @@ def check_gradient(
     numerical, rounding = numerical_gradient(f, theta, method)
     rtol = RTOL[method] if rtol is None else rtol
     floor = rounding / rtol if floor is None else floor
+    finite = np.isfinite(grad) & np.isfinite(numerical)
+    if not finite.all():
+        return GradCheck(np.inf, np.inf, int(np.argmin(finite)), passed=False)
     error = np.abs(grad - numerical)
-    worst = int(np.argmax(np.where(np.isnan(error), np.inf, error)))
+    worst = int(np.argmax(error))
     scale = max(np.abs(grad).max(), np.abs(numerical).max(), floor)
     relative = float(error[worst] / scale) if scale > 0 else 0.0
     return GradCheck(float(error[worst]), relative, worst, relative <= rtol)
@@ -171,8 +175,8 @@ class CaseResult:
 
 def run_cases(instances: int = 20, seed: int = 0) -> Iterator[CaseResult]:
     """Check every case by both methods on ``instances`` random instances each."""
-    if instances < 1:
-        raise ValueError(f"instances must be at least 1, got {instances}")
+    at_least("instances", instances, 1)
+    at_least("seed", seed, 0)
     for c in CASES:
         for method in RTOL:
             rng = np.random.default_rng(seed)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ._checks import at_least
 from ._typing import Array, Inputs
 from .features import dense
 
@@ -34,9 +35,8 @@ class Linear:
     n_outputs: int
 
     def __post_init__(self) -> None:
-        for name in ("n_features", "n_outputs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        at_least("n_features", self.n_features, 1)
+        at_least("n_outputs", self.n_outputs, 1)
 
     @property
     def n_params(self) -> int:
@@ -65,7 +65,7 @@ class Linear:
         x = self._single(x)
         if x.dtype.kind in "iu":
             grad = np.zeros(self.n_params, dtype=u.dtype)
-            flat = np.arange(self.n_outputs)[:, None] * self.n_features + x[:, None, :]  # (B, k, j)
+            flat = np.arange(self.n_outputs)[:, None] * self.n_features + x.astype(np.intp)[:, None, :]  # (B, k, j)
             np.add.at(grad, flat.ravel(), np.repeat(u.ravel(), x.shape[1]))
             return grad
         return (u.T @ x).ravel()
@@ -106,6 +106,8 @@ class Parallel:
         """η = (W₁ x₁, W₂ x₂), Eq. (3.1): (B, k₁ + k₂)."""
         if not isinstance(x, tuple) or len(x) != 2:
             raise ValueError(f"x must be the pair (x_mu, x_sigma), got {type(x).__name__}")
+        if len(x[0]) != len(x[1]):
+            raise ValueError(f"x must be a pair of as many rows each, got {len(x[0])} and {len(x[1])}")
         n = self.first.n_params
         return np.concatenate([self.first.forward(theta[:n], x[0]), self.second.forward(theta[n:], x[1])], axis=-1)
 

@@ -30,9 +30,7 @@ def learning_curves(runs: list[Run], path: str | Path) -> None:
         points = [(r["steps"], r["mean_return"]) for r in run.rows() if r["mean_return"] == r["mean_return"]]
         if not points:
             raise ValueError(f"{run.path} has recorded no finished episode yet")
-        agent, env = run.config["agent"], run.config["env"]
-        label = f"{agent['algorithm']}, {env['id']}, seed {run.config['seed']}"
-        axes.plot(*zip(*points, strict=True), marker="o" if len(points) == 1 else None, label=label)
+        axes.plot(*zip(*points, strict=True), marker="o" if len(points) == 1 else None, label=str(run.path))
     axes.set_xlabel("environment steps")
     axes.set_ylabel("mean return of training episodes")
     axes.grid(alpha=0.3)

@@ -71,17 +71,20 @@ class Policy:
         """The most probable action of each row: (B,) or (B, m)."""
         return self.distribution.mode(self.eta(theta, x))
 
-    def _checked(self, eta: Array, a: Array) -> Array:
-        a = np.asarray(a)
-        expected = (len(eta),) if isinstance(self.distribution, Categorical) else (len(eta), eta.shape[1] // 2)
+    def _actions(self, eta: Array, a: Array) -> Array:
+        a, k = np.asarray(a), self.distribution.n_actions
+        discrete = isinstance(self.distribution, Categorical)
+        expected = (len(eta),) if discrete else (len(eta), k)
         if a.shape != expected:
             raise ValueError(f"a must have shape {expected} to go with x, got {a.shape}")
+        if discrete and (a.dtype.kind not in "iu" or (a.size and not 0 <= a.min() <= a.max() < k)):
+            raise ValueError(f"a must hold integers from 0 to {k - 1}, got {a}")
         return a
 
     def log_prob(self, theta: Array, x: Inputs, a: Array) -> Array:
         """log π_θ(a|s), Eqs. (2.2), (2.10): (B,)."""
         eta = self.eta(theta, x)
-        return self.distribution.log_prob(eta, self._checked(eta, a))
+        return self.distribution.log_prob(eta, self._actions(eta, a))
 
     def score(self, theta: Array, x: Inputs, a: Array) -> Array:
         """∇θ log π_θ(a|s) of each row, Eqs. (3.3), (3.5)–(3.8), for reading and tests: (B, n).
@@ -89,7 +92,7 @@ class Policy:
         Its mean under the policy is zero, Eq. (1.6).
         """
         eta = self.eta(theta, x)
-        s = self.distribution.score(eta, self._checked(eta, a))
+        s = self.distribution.score(eta, self._actions(eta, a))
         return np.einsum("bkn,bk->bn", self.model.jacobian(theta, x), s)
 
     def weighted_score(self, theta: Array, x: Inputs, a: Array, w: Array) -> Array:
@@ -98,7 +101,8 @@ class Policy:
         With returns as weights, a sample of the log-derivative estimator, Eqs. (1.3), (1.4).
         """
         eta = self.eta(theta, x)
-        return self.model.vjp(theta, x, w[:, None] * self.distribution.score(eta, self._checked(eta, a)))
+        u = self.distribution.score(eta, self._actions(eta, a))
+        return self.model.vjp(theta, x, self._weights(eta, w) * u)
 
     def entropy(self, theta: Array, x: Inputs) -> Array:
         """Entropy of π_θ(·|s) in nats, Eqs. (2.4), (2.12): (B,)."""
@@ -106,7 +110,8 @@ class Policy:
 
     def entropy_grad(self, theta: Array, x: Inputs, w: Array) -> Array:
         """Σ_i w_i ∇θ H_i, Eq. (3.9): (n,)."""
-        return self.model.vjp(theta, x, w[:, None] * self.distribution.entropy_grad(self.eta(theta, x)))
+        eta = self.eta(theta, x)
+        return self.model.vjp(theta, x, self._weights(eta, w) * self.distribution.entropy_grad(eta))
 
     def kl(self, theta_p: Array, theta_q: Array, x: Inputs) -> Array:
         """KL(π_{θ_p}(·|s) ‖ π_{θ_q}(·|s)) in nats, Eqs. (2.6), (2.14): (B,)."""
@@ -114,25 +119,36 @@ class Policy:
 
     def kl_grad(self, theta_p: Array, theta_q: Array, x: Inputs, w: Array) -> Array:
         """Σ_i w_i ∇_{θ_q} KL_i, Eq. (3.9): (n,)."""
-        u = self.distribution.kl_grad(self.eta(theta_p, x), self.eta(theta_q, x))
-        return self.model.vjp(theta_q, x, w[:, None] * u)
+        eta_p, eta_q = self.eta(theta_p, x), self.eta(theta_q, x)
+        return self.model.vjp(theta_q, x, self._weights(eta_q, w) * self.distribution.kl_grad(eta_p, eta_q))
 
     def fisher(self, theta: Array, x: Inputs, w: Array | None = None) -> Array:
-        """F(θ) = Σ_i w_i J_iᵀ F_η J_i, w_i = 1/B by default, Eq. (3.10): (n, n)."""
+        """F(θ) = Σ_i w_i J_iᵀ F_η J_i, w_i = 1/B by default, Eq. (3.10): (n, n).
+
+        For a softmax it is always singular, Eq. (3.12).
+        """
         eta = self.eta(theta, x)
         J = self.model.jacobian(theta, x)
-        w = self._weights(eta, w)
+        w = self._weights(eta, w)[:, 0]
         return np.einsum("b,bkn,bkl,blm->nm", w, J, self.distribution.fisher(eta), J, optimize=True)
 
     def fisher_vector_product(self, theta: Array, x: Inputs, v: Array, w: Array | None = None) -> Array:
         """F(θ) v = Σ_i w_i J_iᵀ F_η (J_i v) without forming F, Eq. (3.11): (n,)."""
         eta = self.eta(theta, x)
+        if np.shape(v) != theta.shape:
+            raise ValueError(f"v must have shape {theta.shape}, got {np.shape(v)}")
         u = self.distribution.fisher_product(eta, self.model.jvp(theta, x, v))
-        return self.model.vjp(theta, x, self._weights(eta, w)[:, None] * u)
+        return self.model.vjp(theta, x, self._weights(eta, w) * u)
 
     @staticmethod
     def _weights(eta: Array, w: Array | None) -> Array:
-        return np.full(len(eta), 1 / max(len(eta), 1)) if w is None else w
+        """One weight a row, as a column."""
+        if w is None:
+            return np.full((len(eta), 1), 1 / max(len(eta), 1))
+        w = np.asarray(w)
+        if w.shape != (len(eta),):
+            raise ValueError(f"w must have shape ({len(eta)},) to go with x, got {w.shape}")
+        return w[:, None]
 
 
 def SoftmaxLinear(features: Features, n_actions: int) -> Policy:

@@ -17,6 +17,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
+from ._checks import at_least
 from ._typing import Array, Inputs, Rng
 from .features import rows
 
@@ -41,8 +42,7 @@ class Steps:
     n: int
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise ValueError(f"Steps must be at least 1, got {self.n}")
+        at_least("Steps", self.n, 1)
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,7 @@ class Episodes:
     n: int
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise ValueError(f"Episodes must be at least 1, got {self.n}")
+        at_least("Episodes", self.n, 1)
 
 
 class Actor(Protocol):

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import scipy
 from gymnasium import __version__ as gymnasium_version
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import VectorEnv, VectorWrapper
 
 from . import __version__
+from ._checks import at_least
 from ._typing import Array
 from .algorithms import Agent
 from .envs import make_env, make_vec
@@ -28,6 +29,7 @@ from .rollout import Collector, DivergenceError, Env, Episodes, Steps
 
 Row = dict[str, float]
 Callback = Callable[[Row], None]
+ADVICE = "lower the step size, or scale the observations or the rewards"
 
 
 class History:
@@ -71,8 +73,11 @@ class Run:
             raise ValueError(f"{self.path} is not a run directory: it has no config.json")
         try:
             self.config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{self.path / 'config.json'} is not readable: {error}") from None
+            for name in ("seed", "steps", "record_every"):
+                at_least(name, self.config[name], 0)
+            self.config["agent"]["algorithm"], self.config["env"]["id"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{self.path / 'config.json'} is damaged: {error!r}") from None
 
     @classmethod
     def create(cls, path: str | Path, config: dict[str, Any]) -> "Run":
@@ -86,10 +91,7 @@ class Run:
             If it cannot be written.
         """
         path = Path(path)
-        try:
-            text = json.dumps(config, indent=2, default=lambda value: value.tolist())  # NumPy's numbers and arrays
-        except AttributeError:
-            raise TypeError(f"settings must be JSON-able to be kept in a run directory, got {config}") from None
+        text = _json(config)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ValueError(f"run directory {path} already exists; choose another or resume it")
         try:
@@ -99,6 +101,17 @@ class Run:
             raise OSError(f"run directory {path} cannot be written ({error.strerror}); choose another") from None
         return cls(path)
 
+    def check_same(self, config: dict[str, Any]) -> None:
+        """Raise ``ValueError`` unless ``config`` is that of the run, but for its length and the versions."""
+        config = json.loads(_json(config))
+        for name in ("seed", "record_every", "env", "agent"):
+            new, old = config[name], self.config[name]
+            if new != old:
+                if isinstance(new, dict) and isinstance(old, dict):
+                    name = next(k for k in new | old if new.get(k) != old.get(k))
+                    new, old = new.get(name), old.get(name)
+                raise ValueError(f"{name} must be {old!r} to resume {self.path}, as the run began, got {new!r}")
+
     def rows(self) -> list[Row]:
         """The rows of ``metrics.csv``."""
         path = self.path / "metrics.csv"
@@ -106,13 +119,12 @@ class Run:
             return []
         try:
             with open(path, newline="", encoding="utf-8") as file:
-                return [
-                    {name: float(value) for name, value in row.items() if name is not None}
-                    for row in csv.DictReader(file)
-                    if None not in row and None not in row.values()
-                ]
+                rows = [row for row in csv.DictReader(file) if None not in row and None not in row.values()]
+            if any(not {"steps", "mean_return"} <= row.keys() for row in rows):
+                raise ValueError("columns are missing")
+            return [{name: float(value) for name, value in row.items()} for row in rows]
         except (ValueError, csv.Error) as error:
-            raise ValueError(f"{path} is not readable: {error}") from None
+            raise ValueError(f"{path} is damaged: {error}") from None
 
     def append(self, row: Row) -> None:
         """Add one row to ``metrics.csv``."""
@@ -131,8 +143,8 @@ class Run:
         if not count:
             path.unlink(missing_ok=True)
             return []
-        lines = path.read_bytes().splitlines(keepends=True)[: count + 1]
-        if len(lines) <= count:
+        lines = path.read_bytes().splitlines(keepends=True)[: count + 1] if path.is_file() else []
+        if len(lines) <= count or not lines[-1].endswith(b"\n"):
             raise ValueError(f"{path} has fewer rows than the checkpoint has records: it was changed or cut")
         _write(path, b"".join(lines))
         return self.rows()
@@ -155,19 +167,22 @@ class Run:
         if not path.is_file():
             raise ValueError(f"{self.path} has no checkpoint.npz: the run ended before its first checkpoint")
         try:
-            with np.load(path, allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+                loaded = {name: arrays[name] for name in arrays.files}
+            json.loads(str(loaded["rng"]))
+            return loaded
         except Exception as error:  # zipfile, zlib, struct and NumPy each have their own
-            raise ValueError(f"{path} is damaged and cannot be loaded ({error})") from None
+            raise ValueError(f"{path} is damaged and cannot be loaded ({error!r})") from None
 
     def make_env(self) -> Env:
         """The environment that the run was trained on."""
         env = self.config["env"]
-        if env["id"] is None:
-            raise ValueError(f"{self.path} was trained on an unregistered environment; use npg.evaluate in Python")
-        if env["num_envs"]:
-            return make_vec(env["id"], env["num_envs"], **env["kwargs"])
-        return make_env(env["id"], **env["kwargs"])
+        if env["id"] is None or env["wrappers"]:
+            raise ValueError(
+                f"{self.path} was trained on an unregistered or wrapped environment; use npg.evaluate in Python"
+            )
+        kwargs, num_envs = env["kwargs"], env["num_envs"]
+        return make_vec(env["id"], num_envs, **kwargs) if num_envs else make_env(env["id"], **kwargs)
 
     def make_agent(self, env: Env) -> Agent:
         """The agent as the last checkpoint has it."""
@@ -175,6 +190,13 @@ class Run:
         agent.init(np.random.default_rng(0))
         agent.load_state(_prefixed(self.load(), "agent."))
         return agent
+
+
+def _json(config: dict[str, Any]) -> str:
+    try:
+        return json.dumps(config, indent=2, default=lambda value: value.tolist())  # NumPy's numbers and arrays
+    except AttributeError:
+        raise TypeError(f"settings must be JSON-able to be kept in a run directory, got {config}") from None
 
 
 def _prefixed(arrays: dict[str, Array], prefix: str) -> dict[str, Array]:
@@ -195,13 +217,15 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _env_config(env: Env) -> dict[str, Any]:
-    kwargs = dict(env.spec.kwargs) if env.spec else {}
-    if env.spec and env.spec.max_episode_steps is not None:
-        kwargs["max_episode_steps"] = env.spec.max_episode_steps
-    for name in ("num_envs", "vectorization_mode"):
-        kwargs.pop(name, None)
     num_envs = env.num_envs if isinstance(env, VectorEnv) else 0
-    return {"id": env.spec.id if env.spec else None, "num_envs": num_envs, "kwargs": kwargs}
+    wrappers = [type(env).__name__] if isinstance(env, VectorWrapper) else []
+    if env.spec is None:
+        return {"id": None, "num_envs": num_envs, "kwargs": {}, "wrappers": wrappers}
+    kwargs = {name: value for name, value in env.spec.kwargs.items() if name != "num_envs"}
+    if env.spec.max_episode_steps is not None:
+        kwargs["max_episode_steps"] = env.spec.max_episode_steps
+    wrappers += [wrapper.name for wrapper in env.spec.additional_wrappers]
+    return {"id": env.spec.id, "num_envs": num_envs, "kwargs": kwargs, "wrappers": wrappers}
 
 
 def train(
@@ -249,10 +273,29 @@ def train(
     Any exception that leaves ``train``, KeyboardInterrupt among them, has the attribute ``history``; the last
     checkpoint stays on disk, to be resumed.
     """
+    at_least("steps", steps, 1)
+    at_least("seed", seed, 0)
+    run = None
+    if resume:
+        if out is None:
+            raise ValueError("resume=True needs out, the run directory, got None")
+        run = Run(out)
+        record_every = run.config["record_every"] if record_every is None else record_every
     record_every = max(steps // 50, 1) if record_every is None else record_every
-    for name, value, least in (("steps", steps, 1), ("record_every", record_every, 1), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    at_least("record_every", record_every, 1)
+    config: dict[str, Any] = {
+        "agent": agent.config if out else None,
+        "env": _env_config(env),
+        "seed": int(seed),
+        "steps": int(steps),
+        "record_every": int(record_every),
+        "versions": {
+            "npg": __version__,
+            "numpy": np.__version__,
+            "scipy": scipy.__version__,
+            "gymnasium": gymnasium_version,
+        },
+    }
     collector = Collector(env, int(seed))
     rng_init, rng_act, rng_update = (
         np.random.default_rng(np.random.SeedSequence(int(seed), spawn_key=(purpose,))) for purpose in (1, 2, 3)
@@ -260,7 +303,6 @@ def train(
     generators = {"act": rng_act.bit_generator, "update": rng_update.bit_generator}
     counts = {"steps": 0, "updates": 0, "episodes": 0, "records": 0, "resets": 0, "due": record_every}
     history = History([])
-    run = None
     agent.init(rng_init)
     seconds = 0.0
     saved = 0
@@ -274,10 +316,8 @@ def train(
             run.save(arrays | {"rng": np.array(json.dumps(states))})
             saved = counts["steps"]
 
-    if resume:
-        if out is None:
-            raise ValueError("resume=True needs out, the run directory, got None")
-        run = Run(out)
+    if run:
+        run.check_same(config)
         arrays = run.load()
         agent.load_state(_prefixed(arrays, "agent."))
         counts = {name: int(n) for name, n in _prefixed(arrays, "count.").items()}
@@ -287,30 +327,21 @@ def train(
         history.rows = run.keep_rows(counts["records"])
         seconds = history.rows[-1]["seconds"] if history.rows else 0.0
     elif out is not None:
-        config = {
-            "agent": agent.config,
-            "env": _env_config(env),
-            "seed": int(seed),
-            "steps": int(steps),
-            "record_every": int(record_every),
-            "versions": {
-                "npg": __version__,
-                "numpy": np.__version__,
-                "scipy": scipy.__version__,
-                "gymnasium": gymnasium_version,
-            },
-        }
         run = Run.create(out, config)
-        checkpoint()
 
     started = time.perf_counter() - seconds
     request = agent.collect
     try:
+        if not resume:
+            checkpoint()
         with np.errstate(all="ignore"):  # what overflows is found at the next record
             while counts["steps"] < steps:
                 due = min(counts["due"], steps)
                 cut = isinstance(request, Steps) and counts["steps"] + request.n * collector.n_columns >= due
-                traj = collector.collect(agent, request, rng_act, cut=cut)
+                try:
+                    traj = collector.collect(agent, request, rng_act, cut=cut)
+                except DivergenceError as error:
+                    raise DivergenceError(f"{error}, at step {counts['steps']}; {ADVICE}") from None
                 diagnostics = agent.update(traj, rng_update)
                 counts["steps"] += int(np.count_nonzero(traj.valid))
                 counts["updates"] += 1
@@ -346,10 +377,7 @@ def _check_finite(agent: Agent, step: int, diagnostics: Row) -> None:
     for name, array in agent.state().items():
         if not np.isfinite(array).all():
             shown = ", ".join(f"{k} {v:.4g}" for k, v in diagnostics.items())
-            raise DivergenceError(
-                f"{name} is no longer finite at step {step} ({shown}); "
-                "lower the step size, or scale the observations or the rewards"
-            )
+            raise DivergenceError(f"{name} is no longer finite at step {step} ({shown}); {ADVICE}")
 
 
 def evaluate(agent: Agent, env: Env, episodes: int = 100, seed: int = 0, deterministic: bool = True) -> Array:
@@ -370,8 +398,8 @@ def evaluate(agent: Agent, env: Env, episodes: int = 100, seed: int = 0, determi
     -------
     (episodes,)
     """
-    if episodes < 1:
-        raise ValueError(f"episodes must be at least 1, got {episodes}")
+    at_least("episodes", episodes, 1)
+    at_least("seed", seed, 0)
     sequence = np.random.SeedSequence(seed, spawn_key=(4,))
     collector = Collector(env, int(sequence.generate_state(1, np.uint64)[0]))
     rng = np.random.default_rng(sequence)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from .._checks import is_integer, is_number
 from .._state import Stateful
 from .._typing import Array, Inputs, Rng
 from ..features import Pair, describe
@@ -20,20 +21,15 @@ def _setting(default: Any, allowed: Callable[[Any], bool], expected: str) -> Any
 def number(default: float, low: float = -np.inf, high: float = np.inf) -> Any:
     """A setting that is a finite number in [low, high]."""
 
-    def allowed(value: Any) -> bool:
-        is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-        return bool(is_number and np.isfinite(value) and low <= value <= high)
-
-    return _setting(default, allowed, f"a number in [{low:g}, {high:g}]")
+    return _setting(
+        default, lambda value: is_number(value) and low <= value <= high, f"a number in [{low:g}, {high:g}]"
+    )
 
 
 def integer(default: int, low: int) -> Any:
     """A setting that is an integer of at least ``low``."""
 
-    def allowed(value: Any) -> bool:
-        return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= low)
-
-    return _setting(default, allowed, f"an integer of at least {low}")
+    return _setting(default, lambda value: is_integer(value, low), f"an integer of at least {low}")
 
 
 def choice(*options: Any) -> Any:

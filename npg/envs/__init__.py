@@ -1,22 +1,28 @@
 """Environments by name, with the time limit that every experiment needs."""
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
 from gymnasium.vector import VectorEnv
 
+from .._checks import at_least
+
 DEFAULT_TIME_LIMIT = 1000
 """Steps after which an episode is truncated in environments that state no limit of their own (CliffWalking)."""
 
 
-def _with_limit(env_id: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+def _made(make: Callable[..., Any], env_id: str, kwargs: dict[str, Any]) -> Any:
     try:
-        spec = gymnasium.spec(env_id)
+        limit = gymnasium.spec(env_id).max_episode_steps
     except gymnasium.error.Error as error:
         raise ValueError(f"environment {env_id!r} is not registered with Gymnasium: {error}") from None
-    if spec.max_episode_steps is None:
+    if limit is None:
         kwargs = {"max_episode_steps": DEFAULT_TIME_LIMIT} | kwargs
-    return kwargs
+    try:
+        return make(env_id, **kwargs)
+    except gymnasium.error.Error as error:
+        raise ValueError(f"environment {env_id!r} cannot be made: {error}") from None
 
 
 def make_env(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
@@ -32,9 +38,10 @@ def make_env(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     Raises
     ------
     ValueError
-        If the id is not registered.
+        If Gymnasium cannot make it, for one because the id is not registered.
     """
-    return gymnasium.make(env_id, **_with_limit(env_id, kwargs))
+    env: gymnasium.Env[Any, Any] = _made(gymnasium.make, env_id, kwargs)
+    return env
 
 
 def make_vec(env_id: str, n: int, **kwargs: Any) -> VectorEnv[Any, Any, Any]:
@@ -52,8 +59,8 @@ def make_vec(env_id: str, n: int, **kwargs: Any) -> VectorEnv[Any, Any, Any]:
     Raises
     ------
     ValueError
-        If the id is not registered or n < 1.
+        If Gymnasium cannot make it, for one because the id is not registered, or n < 1.
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
-    return gymnasium.make_vec(env_id, num_envs=n, **_with_limit(env_id, kwargs))
+    at_least("n", n, 1)
+    env: VectorEnv[Any, Any, Any] = _made(gymnasium.make_vec, env_id, kwargs | {"num_envs": n})
+    return env

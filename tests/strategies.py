@@ -1,0 +1,206 @@
+"""Hypothesis strategies for distributions, spaces, features, whole policies, and batches of their inputs.
+
+Each ``extreme`` variant reaches what the library promises to survive: logits of ±1e4, means of ±1e4, and σ from
+1e-6 to 1e6.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from npg import features as F
+from npg.distributions import Categorical, DiagonalGaussian, Distribution
+from npg.policies import GaussianLinear, Policy, SoftmaxLinear
+
+EXTREME_LOGIT = 1e4
+EXTREME_LOG_SIGMA = np.log(1e6)
+
+seeds = st.integers(0, 2**32 - 1)
+generators = seeds.map(np.random.default_rng)
+batch_sizes = st.integers(1, 5)
+
+
+def reals(shape: int | tuple[int, ...], bound: float = 3.0) -> st.SearchStrategy[np.ndarray]:
+    """Float arrays with elements in [−bound, bound], each drawn on its own, to six decimals: no square underflows."""
+    elements = st.floats(-bound, bound).map(lambda value: round(value, 6))
+    return arrays(np.float64, shape, elements=elements, fill=st.nothing())
+
+
+def weights(rows: int) -> st.SearchStrategy[np.ndarray]:
+    """(rows,) weights of either sign, such as advantages."""
+    return reals(rows)
+
+
+def positive_weights(rows: int) -> st.SearchStrategy[np.ndarray]:
+    """(rows,) weights in [0.1, 3], such as those of a Fisher matrix."""
+    return arrays(np.float64, rows, elements=st.floats(0.1, 3.0), fill=st.nothing())
+
+
+# Distributions
+
+categoricals = st.integers(1, 5).map(Categorical)
+gaussians = st.integers(1, 3).map(DiagonalGaussian)
+distributions: st.SearchStrategy[Distribution] = categoricals | gaussians
+
+
+def etas(distribution: Distribution, rows: int, extreme: bool = False) -> st.SearchStrategy[np.ndarray]:
+    """(rows, n_eta) parameters of a distribution."""
+    if isinstance(distribution, Categorical):
+        return reals((rows, distribution.n_eta), EXTREME_LOGIT if extreme else 3.0)
+    half = (rows, distribution.n_actions)
+    mu = reals(half, EXTREME_LOGIT if extreme else 3.0)
+    log_sigma = reals(half, EXTREME_LOG_SIGMA if extreme else 1.5)
+    return st.tuples(mu, log_sigma).map(np.hstack)
+
+
+@st.composite
+def actions(draw: Any, distribution: Distribution, eta: np.ndarray) -> np.ndarray:
+    """One action per row of ``eta``: any category, or a Gaussian action within four standard deviations."""
+    rows, m = len(eta), distribution.n_actions
+    if isinstance(distribution, Categorical):
+        return draw(arrays(np.int64, rows, elements=st.integers(0, m - 1), fill=st.nothing()))
+    return eta[:, :m] + np.exp(eta[:, m:]) * draw(reals((rows, m), 4.0))
+
+
+class Row(NamedTuple):
+    """A distribution with a batch of its parameters and actions."""
+
+    distribution: Distribution
+    eta: np.ndarray
+    a: np.ndarray
+
+
+@st.composite
+def distribution_batches(
+    draw: Any, which: st.SearchStrategy[Distribution] = distributions, extreme: bool = False
+) -> Row:
+    """A distribution, η of a small batch, and an action for each row."""
+    distribution = draw(which)
+    eta = draw(etas(distribution, draw(batch_sizes), extreme))
+    return Row(distribution, eta, draw(actions(distribution, eta)))
+
+
+# Spaces, observations, features
+
+
+@st.composite
+def boxes(draw: Any, shapes: tuple[tuple[int, ...], ...] = ((1,), (2,), (3,), (2, 1))) -> spaces.Box:
+    """Bounded boxes, not centred at zero."""
+    shape = draw(st.sampled_from(shapes))
+    low = draw(reals(shape, 5.0))
+    width = draw(arrays(np.float64, shape, elements=st.floats(0.5, 5.0), fill=st.nothing()))
+    return spaces.Box(low, low + width, dtype=np.float64)
+
+
+@st.composite
+def discretes(draw: Any) -> spaces.Discrete:
+    """Discrete spaces, some of which do not start at zero."""
+    return spaces.Discrete(draw(st.integers(1, 5)), start=draw(st.integers(-3, 3)))
+
+
+@st.composite
+def observations(draw: Any, space: spaces.Space[Any], rows: int) -> np.ndarray:
+    """A batch of members of a Box or Discrete space."""
+    if isinstance(space, spaces.Discrete):
+        elements = st.integers(int(space.start), int(space.start + space.n) - 1)
+        return draw(arrays(np.int64, rows, elements=elements, fill=st.nothing()))
+    fraction = arrays(np.float64, (rows, *space.shape), elements=st.floats(0, 1, allow_subnormal=False))
+    low, high = space.low, space.high
+    return np.clip(low + draw(fraction) * (high - low), low, high)
+
+
+def box_features(space: spaces.Box) -> st.SearchStrategy[F.Features]:
+    """Features of every kind for a bounded Box, few enough for dense Jacobians."""
+    few = st.integers(0, 2 if np.prod(space.shape) < 3 else 1)
+    positive = st.floats(0.2, 3.0)
+    return st.one_of(
+        st.just(F.Affine(space)),
+        st.builds(F.Polynomial, st.just(space), degree=few),
+        st.builds(F.Fourier, st.just(space), order=few),
+        st.builds(F.RBF, st.just(space), n_centres=st.just(2), width=st.none() | positive),
+        st.builds(
+            F.RandomFourier,
+            st.just(space),
+            n_features=st.integers(2, 6),
+            length_scale=positive,
+            seed=st.integers(0, 99),
+        ),
+    )
+
+
+def features(space: spaces.Space[Any]) -> st.SearchStrategy[F.Features]:
+    """Features of every kind for a Box or a Discrete space, the constant among them."""
+    own = st.just(F.OneHot(space)) if isinstance(space, spaces.Discrete) else box_features(space)
+    return own | st.just(F.Constant(space))
+
+
+# Policies
+
+
+class Instance(NamedTuple):
+    """A policy with everything its methods take: θ, and B observations with their x, actions and weights."""
+
+    policy: Policy
+    space: spaces.Space[Any]
+    theta: np.ndarray
+    obs: np.ndarray
+    x: Any
+    a: np.ndarray
+    w: np.ndarray
+
+
+class _Kind(NamedTuple):
+    policy: Policy
+    space: spaces.Space[Any]
+
+
+@st.composite
+def softmax_policies(draw: Any) -> _Kind:
+    """Softmax-linear on dense features of a Box."""
+    space = draw(boxes())
+    return _Kind(SoftmaxLinear(draw(box_features(space)), draw(st.integers(1, 4))), space)
+
+
+@st.composite
+def tabular_policies(draw: Any) -> _Kind:
+    """Softmax-linear on one-hot features of a Discrete space, which are active indices."""
+    space = draw(discretes())
+    return _Kind(SoftmaxLinear(F.OneHot(space), draw(st.integers(1, 4))), space)
+
+
+@st.composite
+def gaussian_policies(draw: Any, scales: tuple[str, ...] = ("own", "shared", "constant")) -> _Kind:
+    """Gaussian-linear, its log σ on features of its own, on those of the mean, or on a constant."""
+    space = draw(boxes() | discretes())
+    mean = draw(features(space))
+    of_scale = {"own": features(space), "shared": st.just(mean), "constant": st.just(F.Constant())}
+    return _Kind(GaussianLinear(mean, draw(of_scale[draw(st.sampled_from(scales))]), draw(st.integers(1, 2))), space)
+
+
+policies = softmax_policies() | tabular_policies() | gaussian_policies()
+
+
+@st.composite
+def thetas(draw: Any, policy: Policy, extreme: bool = False) -> np.ndarray:
+    """θ of a policy. Features here are at most √2, which keeps σ within [1e-6, 1e6] where ``extreme``."""
+    if isinstance(policy.distribution, Categorical):
+        return draw(reals(policy.n_params, EXTREME_LOGIT if extreme else 2.0))
+    n_mu = policy.model.first.n_params
+    d_sigma = policy.model.second.n_features
+    log_sigma = EXTREME_LOG_SIGMA / np.sqrt(2) if extreme else 1.5
+    mu = reals(n_mu, EXTREME_LOGIT if extreme else 2.0)
+    return np.concatenate([draw(mu), draw(reals(policy.n_params - n_mu, log_sigma / d_sigma))])
+
+
+@st.composite
+def instances(draw: Any, which: st.SearchStrategy[_Kind] = policies, extreme: bool = False) -> Instance:
+    """A policy, θ, and a small batch with actions and weights."""
+    policy, space = draw(which)
+    theta = draw(thetas(policy, extreme))
+    obs = draw(observations(space, draw(batch_sizes)))
+    x = policy.features(obs)
+    a = draw(actions(policy.distribution, policy.eta(theta, x)))
+    return Instance(policy, space, theta, obs, x, a, draw(weights(len(obs))))

@@ -1,0 +1,628 @@
+"""The command line as a user meets it: what it prints, where, and its exit status."""
+
+import fcntl
+import json
+import os
+import pty
+import random
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+from toy import Toy, Walk, contents
+
+import npg
+from npg import cli
+from npg.algorithms import ALGORITHMS
+from npg.presets import PRESETS
+from npg.training import Run
+
+SUMMARY = re.compile(r"mean return -?\d+\.\d\d \(std \d+\.\d\d, (\d+) episodes\)")
+QUICK = ["--steps", "60", "--set", "episodes=1"]
+
+
+@pytest.fixture(autouse=True)
+def empty_directory(tmp_path, monkeypatch):
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+
+
+@pytest.fixture
+def npg_(capsys):
+    """Run a command in this process: (exit status, stdout, stderr)."""
+
+    def run(*argv) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            status = cli.main([str(arg) for arg in argv])
+        except SystemExit as error:  # argparse
+            status = error.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def register(monkeypatch):
+    """Register an environment with Gymnasium for one test."""
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", gymnasium.registry.copy())
+    return lambda env_id, entry_point, **kwargs: gymnasium.register(env_id, entry_point=entry_point, **kwargs)
+
+
+def start(*argv, **kwargs) -> subprocess.Popen:
+    """A command in a process of its own, on the package that is tested here."""
+    path = os.pathsep.join([str(Path(npg.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(
+        [sys.executable, "-m", "npg", *map(str, argv)], env=os.environ | {"PYTHONPATH": path}, **streams | kwargs
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    while not path.exists() and process.poll() is None:
+        time.sleep(0.002)
+
+
+def config(run) -> dict:
+    return json.loads((Path(run) / "config.json").read_text())
+
+
+# Training and evaluation
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "FrozenLake-v1", "Pendulum-v1", "MountainCar-v0"])
+def test_train_ends_with_the_mean_return_and_says_return_nowhere_else(env_id, npg_):
+    status, out, err = npg_("train", "reinforce", env_id, *QUICK)
+    assert status == 0
+    directory, summary = out.splitlines()
+    assert directory == f"run runs/reinforce-{env_id}-seed0"
+    assert SUMMARY.fullmatch(summary)[1] == "100"
+    assert (out + err).lower().count("return") == 1
+    assert re.fullmatch(r"(step \d+ of 60, mean \S+, \d+\.\d s\n)+", err)
+    Run(directory.removeprefix("run ")).load()
+
+
+def test_evaluate_prints_what_python_gives_and_sample_takes_sampled_actions(npg_):
+    npg_("train", "reinforce", "CartPole-v1", "--steps", 3000, "--out", "run")
+    run = Run("run")
+    env = run.make_env()
+    agent = run.make_agent(env)
+    printed = {}
+    for option in ([], ["--sample"]):
+        status, out, err = npg_("evaluate", "run", "--episodes", 20, "--seed", 5, *option)
+        returns = npg.evaluate(agent, env, 20, seed=5, deterministic=not option)
+        assert (status, err) == (0, "")
+        assert out == f"mean return {returns.mean():.2f} (std {returns.std():.2f}, 20 episodes)\n"
+        printed[bool(option)] = out
+    assert printed[True] != printed[False]
+
+
+def test_evaluate_plays_a_hundred_episodes_and_train_shows_the_same_at_its_end(npg_):
+    _, trained, _ = npg_("train", "reinforce", "FrozenLake-v1", "--seed", 7, *QUICK, "--out", "run")
+    _, evaluated, _ = npg_("evaluate", "run", "--seed", 7)
+    assert SUMMARY.fullmatch(evaluated.strip())[1] == "100"
+    assert trained.splitlines()[-1] == evaluated.strip()
+
+
+def test_options_reach_the_run(npg_):
+    settings = {
+        "gamma=0.5": ("gamma", 0.5),
+        "baseline=none": ("baseline", "none"),
+        "normalize=true": ("normalize", True),
+        "outer_discount=False": ("outer_discount", False),
+        'features={"kind": "fourier", "order": 1}': ("features", {"kind": "fourier", "order": 1, "scale": None}),
+        "alpha=1e-3": ("alpha", 1e-3),
+    }
+    sets = [word for setting in settings for word in ("--set", setting)]
+    options = ["--seed", 3, "--num-envs", 2, "--out", "a/b"]
+    status, out, _ = npg_("train", "reinforce", "MountainCar-v0", *QUICK, *options, *sets)
+    assert (status, out.splitlines()[0]) == (0, "run a/b")
+    made = config("a/b")
+    assert (made["seed"], made["steps"], made["env"]["num_envs"]) == (3, 60, 2)
+    for name, value in settings.values():
+        assert made["agent"][name] == value
+
+
+def test_a_preset_applies_unless_told_otherwise(npg_):
+    npg_("train", "reinforce", "CartPole-v1", "--steps", 60, "--out", "preset")
+    npg_("train", "reinforce", "CartPole-v1", "--steps", 60, "--num-envs", 0, "--set", "alpha=0.1", "--out", "own")
+    assert config("preset")["env"]["num_envs"] == 16
+    assert config("own")["env"]["num_envs"] == 0
+    assert config("own")["agent"] == config("preset")["agent"] | {"alpha": 0.1}
+
+
+def test_a_method_that_npg_does_not_know_trains_resumes_and_evaluates_like_any_other(npg_, register, monkeypatch):
+    monkeypatch.setitem(ALGORITHMS, "toy", Toy)
+    register("ns/Walk-v0", Walk)
+    options = ["--num-envs", 3, "--set", "n=5", "--set", "columns=3"]
+    for out in ("whole", "other"):
+        assert npg_("train", "toy", "ns/Walk-v0", *options, "--steps", 900, "--out", out)[0] == 0
+    assert contents(Path("whole")) == contents(Path("other"))
+    assert npg_("evaluate", "whole")[0] == 0
+    assert npg_("train", "--resume", "whole", "--steps", 1200)[0] == 0
+    assert contents(Path("whole")) != contents(Path("other"))
+    assert npg_("train", "toy", "ns/Walk-v0", *QUICK[:2])[1].startswith("run runs/toy-ns_Walk-v0-seed0\n")
+
+
+def test_runs_without_a_name_never_meet(npg_):
+    names = [npg_("train", "reinforce", "FrozenLake-v1", *QUICK)[1].splitlines()[0] for _ in range(3)]
+    assert len(set(names)) == 3
+    assert npg_("train", "reinforce", "FrozenLake-v1", "--seed", 1, *QUICK)[1].splitlines()[0] not in names
+
+
+def test_two_runs_started_at_once_do_not_meet(npg_, monkeypatch):
+    train, names = cli.train, []
+
+    def slow_train(*args, **kwargs):
+        monkeypatch.setattr(cli, "train", train)
+        assert cli.main(["train", "reinforce", "FrozenLake-v1", *QUICK]) == 0  # another one, a little later, but faster
+        return train(*args, **kwargs)
+
+    monkeypatch.setattr(cli, "train", slow_train)
+    status, out, err = npg_("train", "reinforce", "FrozenLake-v1", *QUICK)
+    assert (status, err.count("error")) == (0, 0)
+    names = [line for line in out.splitlines() if line.startswith("run ")]
+    assert len(set(names)) == 2
+
+
+def test_python_m_npg_is_the_command(npg_):
+    process = start("list")
+    assert (*process.communicate(), process.returncode) == (npg_("list")[1], "", 0)
+
+
+def test_list_names_every_method_and_every_preset(npg_):
+    status, out, err = npg_("list")
+    assert (status, err) == (0, "")
+    for name in ALGORITHMS:
+        assert re.search(f"^{name}: ", out, re.MULTILINE)
+    assert "preset CartPole-v1: 16 environments" in out
+
+
+def test_help_names_every_option(npg_):
+    for command in ("train", "evaluate", "plot", "check"):
+        status, out, _ = npg_(command, "--help")
+        assert status == 0
+        assert "usage: npg" in out
+
+
+# Check, equations, plot
+
+
+def test_check_passes_and_fails_with_the_gradients(npg_, monkeypatch):
+    status, out, err = npg_("check", "--instances", 2)
+    assert (status, err) == (0, "")
+    header, *rows, last = out.splitlines()
+    assert [word in header for word in ("quantity", "equation", "instances", "error", "verdict")] == [True] * 5
+    assert all(row.endswith("  ok") for row in rows)
+    assert last == f"{len(rows)} passed, 0 failed"
+
+    grad = npg.distributions.Categorical.entropy_grad
+    monkeypatch.setattr(npg.distributions.Categorical, "entropy_grad", lambda *args: grad(*args) * 1.001)
+    status, out, _ = npg_("check", "--instances", 2)
+    assert status == 1
+    failed = [row.split()[0] for row in out.splitlines() if row.endswith("FAILED")]
+    assert "Categorical.entropy_grad" in failed
+    assert out.splitlines()[-1] == f"{len(rows) - len(failed)} passed, {len(failed)} failed"
+
+
+@pytest.mark.parametrize("argument", ["instances 0", "seed -1"])
+def test_a_bad_argument_of_check_is_named(argument, npg_):
+    name, value = argument.split()
+    status, _, err = npg_("check", f"--{name}", value)
+    assert status == 1
+    assert re.fullmatch(rf"npg: error: {name} must be .*at least \d, got {value}\n", err)
+
+
+def test_equations_prints_the_map(npg_):
+    status, out, err = npg_("equations")
+    assert (status, err) == (0, "")
+    assert "01-policy-gradient.md" in out
+    assert "| equation | function | test |" in out
+    assert "`npg.distributions.Categorical.score`" in next(row for row in out.splitlines() if row.startswith("| (2.3)"))
+
+
+def test_plot_writes_a_picture_and_says_where(npg_):
+    npg_("train", "reinforce", "FrozenLake-v1", *QUICK, "--out", "run")
+    for options, path in (([], "run/learning_curve.png"), (["--out", "mine.png"], "mine.png")):
+        status, out, err = npg_("plot", "run", *options)
+        assert (status, out, err) == (0, f"{path}\n", "")
+        assert Path(path).read_bytes().startswith(b"\x89PNG")
+
+
+# Progress
+
+
+def on_a_terminal(*argv) -> tuple[str, str]:
+    """stdout and stderr of a command whose stderr is a terminal."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(leader, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    process = start(*argv, stderr=follower)
+    os.close(follower)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(leader, 4096)
+        except OSError:  # the other end is closed
+            break
+    os.close(leader)
+    out, _ = process.communicate()
+    assert process.returncode == 0
+    return out, shown.decode()
+
+
+def test_a_terminal_shows_a_live_bar_and_stdout_only_the_result():
+    out, shown = on_a_terminal("train", "reinforce", "FrozenLake-v1", "--steps", 300)
+    assert re.search(r"100%\|█+\| 300/300 \[.*step/s, mean", shown)
+    assert shown.count("\r") > 1
+    assert out.splitlines()[0] == "run runs/reinforce-FrozenLake-v1-seed0"
+    assert (out + shown).count("return") == 1
+
+
+def test_without_tqdm_a_terminal_shows_plain_lines(npg_, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    _, _, err = npg_("train", "reinforce", "FrozenLake-v1", *QUICK)
+    assert re.fullmatch(r"(step \d+ of 60, mean \S+, \d+\.\d s\n)+", err)
+
+
+def test_progress_of_a_resumed_run_goes_on_where_it_was(npg_, monkeypatch):
+    npg_("train", "reinforce", "FrozenLake-v1", *QUICK, "--out", "run")
+    done = int(Run("run").load()["count.steps"])
+    _, _, err = npg_("train", "--resume", "run", "--steps", 600)
+    assert int(err.split()[1]) > done
+    assert npg_("train", "--resume", "run")[2] == ""
+
+
+# Bad input
+
+
+def assert_refused(result: tuple[int, str, str], *says: str) -> None:
+    """One line on stderr that says it all, nothing on stdout."""
+    status, out, err = result
+    assert status == 1
+    assert out == ""
+    assert err.count("\n") == 1, err
+    assert err.startswith("npg: error: ")
+    for words in says:
+        assert words in err
+    assert not list(Path("runs").glob("*"))
+
+
+BAD_SETTINGS = {
+    "gama=1": ["no setting 'gama'", "gamma"],
+    "gamma": ["--set must be NAME=VALUE", "'gamma'"],
+    "=1": ["--set must be NAME=VALUE"],
+    "gamma=1.5": ["gamma must be a number in [0, 1], got 1.5"],
+    "gamma=-0.1": ["gamma must be a number in [0, 1], got -0.1"],
+    "gamma=NaN": ["gamma must be a number in [0, 1], got nan"],
+    "gamma=high": ["gamma must be a number in [0, 1], got 'high'"],
+    "gamma=true": ["gamma must be a number in [0, 1], got True"],
+    "gamma=": ["gamma must be a number in [0, 1], got ''"],
+    "alpha=Infinity": ["alpha must be"],
+    "alpha=-1": ["alpha must be", "got -1"],
+    "episodes=0": ["episodes must be an integer of at least 1, got 0"],
+    "episodes=1.5": ["episodes must be", "got 1.5"],
+    "baseline=best": ["baseline must be one of linear, leave_one_out, none, got 'best'"],
+    "normalize=1": ["normalize must be", "got 1"],
+    "policy=1": ["no setting 'policy'"],
+    "scale=null": ["infinite bounds", "give scale"],
+    "scale=big": ["scale must be", "got 'big'"],
+    "scale=-1": ["scale must be", "got -1"],
+    "scale=[1, 2]": ["scale must be", "4", "got [1, 2]"],
+    "scale=Infinity": ["scale must be", "got inf"],
+    'scale={"a": 1}': ["scale must be", "got {'a': 1}"],
+    "features=fourrier": ["features must be one of onehot", "fourier", "got 'fourrier'"],
+    "features=5": ["features must be one of", "got 5"],
+    "features=[1]": ["features must be one of", "got [1]"],
+    "features=onehot": ["OneHot needs a Discrete observation space"],
+    "baseline_features=nothing": ["features must be one of", "got 'nothing'"],
+    'features={"kind": "fourier", "ordre": 1}': ["fourier features take", "order", "got 'ordre'"],
+    'features={"kind": "fourier", "order": -1}': ["order must be an integer of at least 0, got -1"],
+    'features={"kind": "fourier", "order": "x"}': ["order must be", "got 'x'"],
+    'features={"kind": "fourier", "order": 1000}': ["more than 100000", "lower its order"],
+    'features={"kind": "rbf", "width": "x"}': ["width must be", "got 'x'"],
+    'features={"kind": "random_fourier", "length_scale": "x"}': ["length_scale must be", "got 'x'"],
+    'features={"kind": "random_fourier", "seed": -1}': ["seed must be", "got -1"],
+}
+
+
+@pytest.mark.parametrize(("setting", "says"), BAD_SETTINGS.items(), ids=BAD_SETTINGS)
+def test_a_bad_setting_is_named_with_what_it_may_be(setting, says, npg_):
+    assert_refused(npg_("train", "reinforce", "CartPole-v1", "--steps", 60, "--set", setting), *says)
+
+
+BAD_ARGUMENTS = {
+    "train": ["ALGORITHM", "ENV", "--resume"],
+    "train reinforce": ["ALGORITHM", "ENV"],
+    "train reinforc CartPole-v1": ["algorithm must be one of reinforce", "got 'reinforc'"],
+    "train reinforce CartPool-v1": ["environment 'CartPool-v1'", "CartPole`"],
+    "train reinforce CartPole-v99": ["environment 'CartPole-v99'", "v1"],
+    "train reinforce CartPole": ["environment 'CartPole'"],
+    "train reinforce nowhere:Env-v0": ["environment 'nowhere:Env-v0'"],
+    "train reinforce Blackjack-v1": ["observation space must be Box or Discrete, got Tuple"],
+    "train reinforce CartPole-v1 --steps 0": ["steps must be an integer of at least 1, got 0"],
+    "train reinforce CartPole-v1 --steps -5": ["steps must be an integer of at least 1, got -5"],
+    "train reinforce CartPole-v1 --seed -1": ["seed must be an integer of at least 0, got -1"],
+    "train reinforce CartPole-v1 --num-envs -1": ["--num-envs must be at least 0, got -1"],
+    "train --resume missing": ["missing is not a run directory"],
+    "evaluate missing": ["missing is not a run directory"],
+    "plot missing": ["missing is not a run directory"],
+}
+
+
+@pytest.mark.parametrize(("command", "says"), BAD_ARGUMENTS.items(), ids=BAD_ARGUMENTS)
+def test_a_bad_argument_is_named_with_what_it_may_be(command, says, npg_):
+    assert_refused(npg_(*command.split()), *says)
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("", "COMMAND"),
+        ("fly", "fly"),
+        ("train reinforce CartPole-v1 --steps many", "argument --steps: invalid int value: 'many'"),
+        ("train reinforce CartPole-v1 --speed 3", "--speed"),
+        ("evaluate", "DIR"),
+        ("plot", "DIR"),
+    ],
+)
+def test_a_command_that_cannot_be_parsed_shows_its_usage(command, says, npg_):
+    status, out, err = npg_(*command.split())
+    assert (status, out) == (2, "")
+    assert err.startswith("usage: npg")
+    assert says in err.splitlines()[-1]
+
+
+class Unsupported(Walk):
+    def __init__(self, observation_space=Walk.observation_space, action_space=Walk.action_space) -> None:
+        super().__init__()
+        self.observation_space, self.action_space = observation_space, action_space
+
+
+WIDE = gymnasium.spaces.Box(-np.inf, np.arange(99, dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("spaces", "says"),
+    [
+        ({"observation_space": WIDE}, "give scale"),
+        ({"observation_space": gymnasium.spaces.Dict(a=WIDE)}, "observation space must be Box or Discrete"),
+        ({"observation_space": gymnasium.spaces.MultiBinary(3)}, "observation space must be Box or Discrete"),
+        ({"action_space": gymnasium.spaces.MultiDiscrete([2, 3])}, "action space must be Box or Discrete, got Multi"),
+        ({"action_space": gymnasium.spaces.Tuple([WIDE])}, "action space must be Box or Discrete"),
+    ],
+    ids=["unbounded", "Dict", "MultiBinary", "MultiDiscrete action", "Tuple action"],
+)
+def test_an_unsupported_space_is_named_on_one_line(spaces, says, npg_, register):
+    register("Unsupported-v0", Unsupported, kwargs=spaces)
+    assert_refused(npg_("train", "reinforce", "Unsupported-v0"), says)
+
+
+def test_an_environment_with_missing_dependencies_says_what_to_install(npg_, register):
+    def entry_point():
+        raise gymnasium.error.DependencyNotInstalled("Box2D is not installed, run `pip install gymnasium[box2d]`")
+
+    register("Lander-v0", entry_point)
+    assert_refused(npg_("train", "reinforce", "Lander-v0"), "pip install gymnasium[box2d]")
+
+
+def test_a_reward_that_is_not_finite_stops_the_run_on_one_line(npg_, register):
+    register("Broken-v0", lambda: Walk(lambda step, reward: np.nan if step == 100 else reward))
+    status, out, err = npg_("train", "reinforce", "Broken-v0", "--steps", 300, "--set", "episodes=2", "--out", "run")
+    assert (status, out) == (1, "")
+    (error,) = [line for line in err.splitlines() if not line.startswith("step ")]
+    assert error.startswith("npg: error: the environment returned a reward that is not finite: nan; the checkpoint of")
+
+
+@pytest.mark.parametrize("settings", [["alpha=1e3"], ["alpha=1e308", "optimizer=ascent"]], ids=str)
+def test_divergence_is_one_line_with_the_step_and_advice(settings, npg_):
+    sets = [word for setting in settings for word in ("--set", setting)]
+    status, out, err = npg_("train", "reinforce", "Pendulum-v1", "--steps", 20000, "--out", "run", *sets)
+    assert (status, out) == (1, "")
+    (error,) = [line for line in err.splitlines() if not line.startswith("step ")]
+    assert re.match(
+        r"npg: error: .*finite.* at step \d+.*; lower the step size.*; the checkpoint of step \d+ is", error
+    )
+    Run("run").load()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run on FrozenLake."""
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    env = npg.make_env("FrozenLake-v1")
+    npg.train(npg.make_agent("reinforce", env, episodes=2), env, steps=200, out=out)
+    return out
+
+
+def edit(old: bytes, new: bytes):
+    return lambda data: data.replace(old, new)
+
+
+DAMAGES = {
+    "no config": ("config.json", lambda data: None, ["is not a run directory"]),
+    "empty config": ("config.json", lambda data: b"", ["config.json"]),
+    "half a config": ("config.json", lambda data: data[:200], ["config.json"]),
+    "a config of nothing": ("config.json", lambda data: b"{}", ["config.json"]),
+    "a config that is a list": ("config.json", lambda data: b"[]", ["config.json"]),
+    "unknown algorithm": ("config.json", edit(b"reinforce", b"dreaming"), ["algorithm must be one of", "'dreaming'"]),
+    "unknown setting": ("config.json", edit(b"gamma", b"gemma"), ["no setting 'gemma'"]),
+    "unknown environment": ("config.json", edit(b"FrozenLake", b"WarmLake"), ["environment 'WarmLake-v1'"]),
+    "no checkpoint": ("checkpoint.npz", lambda data: None, ["checkpoint.npz", "before its first checkpoint"]),
+    "empty checkpoint": ("checkpoint.npz", lambda data: b"", ["checkpoint.npz is damaged"]),
+    "half a checkpoint": ("checkpoint.npz", lambda data: data[: len(data) // 2], ["checkpoint.npz is damaged"]),
+    "text for a checkpoint": ("checkpoint.npz", lambda data: b"hello", ["checkpoint.npz is damaged"]),
+}
+
+
+@pytest.mark.parametrize("command", [["train", "--resume"], ["evaluate"]], ids=["resume", "evaluate"])
+@pytest.mark.parametrize(("name", "damage", "says"), DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_run_is_refused_on_one_line(name, damage, says, command, finished, npg_):
+    Path("run").mkdir()
+    for path in finished.iterdir():
+        data = path.read_bytes() if path.name != name else damage(path.read_bytes())
+        if data is not None:
+            (Path("run") / path.name).write_bytes(data)
+    assert_refused(npg_(*command, "run"), *says)
+
+
+def test_metrics_without_their_columns_are_refused(finished, npg_):
+    Path("run").mkdir()
+    for path in finished.iterdir():
+        (Path("run") / path.name).write_bytes(path.read_bytes().replace(b"steps,", b"step,"))
+    assert_refused(npg_("plot", "run"), "metrics.csv")
+
+
+def test_a_run_directory_that_exists_is_left_alone(finished, npg_):
+    before = contents(finished)
+    result = npg_("train", "reinforce", "FrozenLake-v1", *QUICK, "--out", finished)
+    assert_refused(result, f"run directory {finished} already exists; choose another or resume it")
+    assert contents(finished) == before
+
+
+def test_a_directory_that_cannot_be_written_is_named(npg_):
+    Path("file").write_text("")
+    assert_refused(npg_("train", "reinforce", "FrozenLake-v1", *QUICK, "--out", "file/run"), "file/run")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--seed", 1], ["--seed", 0], ["--set", "gamma=1"], ["--out", "other"], ["--num-envs", 2], ["--num-envs", 0]],
+    ids=str,
+)
+def test_a_resumed_run_takes_nothing_but_steps(options, finished, npg_):
+    assert_refused(npg_("train", "--resume", finished, *options), "--resume", options[0])
+    assert_refused(npg_("train", "reinforce", "FrozenLake-v1", "--resume", finished), "--resume", "ALGORITHM")
+
+
+@pytest.mark.parametrize("options", [["--episodes", 0], ["--episodes", -3], ["--seed", -1]], ids=str)
+def test_a_bad_number_of_an_evaluation_is_named(options, finished, npg_):
+    assert_refused(npg_("evaluate", finished, *options), options[0].strip("-"), f"got {options[1]}")
+
+
+def test_a_plot_that_cannot_be_drawn_says_why(finished, npg_, monkeypatch):
+    assert_refused(npg_("plot", finished, "--out", "picture.txt"), "txt", "png")
+    assert_refused(npg_("plot", finished, "--out", "no/such/picture.png"), "no/such/picture.png")
+    npg_("train", "reinforce", "MountainCar-v0", "--steps", 1, "--set", "episodes=1", "--out", "run")
+    (Path("run") / "metrics.csv").unlink()
+    assert_refused(npg_("plot", "run"), "run has recorded no finished episode")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert_refused(npg_("plot", finished), "plotting needs matplotlib: pip install 'npg[plot]'")
+
+
+def test_a_traceback_is_shown_on_demand(npg_, monkeypatch):
+    monkeypatch.setenv("NPG_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="algorithm must be one of"):
+        npg_("train", "nothing", "CartPole-v1")
+
+
+# Interruption
+
+LONG = {
+    "CartPole-v1": ["train", "reinforce", "CartPole-v1", "--seed", "5", "--steps", "40000"],
+    "FrozenLake-v1": ["train", "reinforce", "FrozenLake-v1", "--seed", "5", "--steps", "8000"],
+}
+
+
+@pytest.mark.parametrize("env_id", LONG)
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_run_killed_at_random_moments_and_resumed_is_the_uninterrupted_run(env_id, kills, npg_):
+    _, whole_out, _ = npg_(*LONG[env_id], "--out", "whole")
+    whole, seconds = contents(Path("whole")), Run("whole").rows()[-1]["seconds"]
+    rng, killed = random.Random(kills), 0
+    for k in range(kills):
+        out = Path(f"killed-{k}")
+        process = start(*LONG[env_id], "--out", out)
+        wait_for(out / "checkpoint.npz", process)
+        time.sleep(rng.uniform(0, seconds))
+        process.kill()
+        process.communicate()
+        killed += Run(out).load()["count.steps"] < int(LONG[env_id][-1])
+        status, resumed_out, _ = npg_("train", "--resume", out)
+        assert status == 0
+        assert contents(out) == whole, f"kill {k}"
+        assert resumed_out.splitlines()[-1] == whole_out.splitlines()[-1]
+    assert killed > 0
+
+
+def test_ctrl_c_stops_with_one_line_that_says_how_to_go_on(npg_):
+    process = start(*LONG["CartPole-v1"], "--out", "run")
+    wait_for(Path("run") / "metrics.csv", process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    assert (process.returncode, out) == (130, "")
+    (line,) = [line for line in err.splitlines() if line and not line.startswith("step ")]
+    steps = int(Run("run").load()["count.steps"])
+    assert line.startswith("npg: interrupted")
+    assert f"the checkpoint of step {steps} is kept" in line
+    assert "npg train --resume run" in line
+    npg_(*LONG["CartPole-v1"], "--out", "whole")
+    assert npg_("train", "--resume", "run")[0] == 0
+    assert contents(Path("run")) == contents(Path("whole"))
+
+
+def test_ctrl_c_in_the_evaluation_that_ends_a_run_names_the_run_too(npg_, monkeypatch):
+    def evaluate(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "evaluate", evaluate)
+    status, out, err = npg_("train", "reinforce", "FrozenLake-v1", *QUICK, "--out", "run")
+    assert (status, "mean return" in out) == (130, False)
+    assert "run" in err.splitlines()[-1].removeprefix("npg: interrupted")
+
+
+# Learning
+
+
+class Noise(gymnasium.vector.VectorRewardWrapper):
+    """Rewards that have nothing to do with what happens."""
+
+    def __init__(self, env) -> None:
+        super().__init__(env)
+        self.rng = np.random.default_rng(0)
+
+    def rewards(self, rewards):
+        return self.rng.standard_normal(len(rewards))
+
+
+def without_rewards(seed: int, steps: int) -> tuple[float, float]:
+    """Mean return of the deterministic and of the sampled policy that learned from noise."""
+    env = npg.make_vec("CartPole-v1", PRESETS["reinforce", "CartPole-v1"].num_envs)
+    agent = npg.make_agent("reinforce", Noise(env))
+    npg.train(agent, Noise(env), steps=steps, seed=seed)
+    return tuple(npg.evaluate(agent, env, deterministic=deterministic).mean() for deterministic in (True, False))
+
+
+def solve(npg_, seed: int, *options) -> tuple[float, float]:
+    """Mean return of the deterministic and of the sampled policy."""
+    out = f"seed-{seed}"
+    assert npg_("train", "reinforce", "CartPole-v1", "--seed", seed, "--out", out, *options)[0] == 0
+    deterministic, sampled = (npg_("evaluate", out, *option)[1] for option in ([], ["--sample"]))
+    return float(deterministic.split()[2]), float(sampled.split()[2])
+
+
+def test_cartpole_is_learned_from_its_rewards_and_not_from_noise(npg_):
+    assert min(solve(npg_, 0, "--steps", 40_000)) > 300
+    assert max(without_rewards(0, 40_000)) < 200
+
+
+@pytest.mark.slow
+def test_reinforce_solves_cartpole_for_ten_of_ten_seeds(npg_):
+    results = {seed: solve(npg_, seed) for seed in range(10)}
+    assert all(min(result) >= 475 for result in results.values()), results
+
+
+@pytest.mark.slow
+def test_reinforce_does_not_solve_cartpole_without_its_rewards():
+    results = [without_rewards(seed, PRESETS["reinforce", "CartPole-v1"].steps) for seed in range(10)]
+    # A random linear policy is a good one now and then, but not on average.
+    assert np.mean(results) < 200
+    assert np.median(results) < 100

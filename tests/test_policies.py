@@ -1,0 +1,708 @@
+"""Policies, which are the chain rule of chapter 3, against expectations, derivatives and textbook forms."""
+
+import tracemalloc
+from itertools import product
+
+import numpy as np
+import pytest
+import strategies as S
+from gymnasium import spaces
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import special, stats
+
+from npg import features as F
+from npg.distributions import Categorical, DiagonalGaussian
+from npg.gradcheck import check_gradient, numerical_gradient
+from npg.models import Linear
+from npg.policies import GaussianLinear, Policy, SoftmaxLinear, default_features, make_policy
+
+BOX = spaces.Box(-1.0, 1.0, (2,), dtype=np.float64)
+SOFTMAX, TABULAR, GAUSSIAN = S.softmax_policies(), S.tabular_policies(), S.gaussian_policies()
+Z_BOUND = 6.0  # two-sided tail probability 2e-9 per comparison
+
+
+def is_softmax(policy):
+    return isinstance(policy.distribution, Categorical)
+
+
+def outcomes(policy, theta, x):
+    """(action of every row, its probability (B,)) pairs whose sums are expectations: over the actions of a softmax,
+    over Gauss–Hermite nodes of a Gaussian, exact for polynomials of degree ≤ 5 in each component."""
+    eta, m = policy.eta(theta, x), policy.distribution.n_actions
+    if is_softmax(policy):
+        for a in range(m):
+            yield np.full(len(eta), a), special.softmax(eta, axis=1)[:, a]
+        return
+    nodes, masses = np.polynomial.hermite_e.hermegauss(3)
+    for index in product(range(3), repeat=m):
+        mass = np.prod(masses[list(index)]) / (2 * np.pi) ** (m / 2)
+        yield eta[:, :m] + np.exp(eta[:, m:]) * nodes[list(index)], np.full(len(eta), mass)
+
+
+def size(i, *thetas):
+    """How large 1/σ² gets for a Gaussian: what the derivatives, and so their rounding errors, scale with."""
+    m = i.policy.distribution.n_actions
+    etas = [i.policy.eta(theta, i.x) for theta in (i.theta, *thetas)]
+    return 10 if is_softmax(i.policy) else 10 * (1 + max(np.exp(-2 * eta[:, m:].min()) for eta in etas))
+
+
+def agree(actual, expected, size):
+    """Equal to 1e-13 of ``size``, the magnitude of the terms added up: some hundred roundings of them."""
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-13 * size)
+
+
+def assert_gradient(f, grad, theta, floor=None):
+    """``grad`` is the derivative of f at θ, by central differences and by the complex step."""
+    for method in ("central", "complex"):
+        check = check_gradient(f, grad, theta, method=method, floor=floor)
+        assert check.passed, (method, check)
+
+
+def hessian(grad, theta):
+    """Derivative (n, n) of the vector grad(θ), by the complex step."""
+    n = len(theta)
+    return np.array([numerical_gradient(lambda th, j=j: grad(th)[j], theta, "complex")[0] for j in range(n)])
+
+
+def dense(x, features):
+    return F.dense(x, features.n_features)
+
+
+# The score and what is made of it
+
+
+@pytest.mark.equation("3.3")
+@given(S.instances())
+def test_score_is_the_derivative_of_log_prob(i):
+    score = i.policy.score(i.theta, i.x, i.a)
+    for b in range(len(i.a)):
+        assert_gradient(lambda th, b=b: i.policy.log_prob(th, i.x, i.a)[b], score[b], i.theta)
+
+
+@pytest.mark.equation("3.3")
+@given(S.instances())
+def test_score_is_the_jacobian_transposed_times_the_score_in_eta(i):
+    J, s = i.policy.model.jacobian(i.theta, i.x), i.policy.distribution.score(i.policy.eta(i.theta, i.x), i.a)
+    agree(i.policy.score(i.theta, i.x, i.a), [J[b].T @ s[b] for b in range(len(s))], size(i))
+
+
+@pytest.mark.equation("3.3")
+@given(S.instances())
+def test_score_has_zero_mean_under_the_policy(i):
+    mean = sum(mass[:, None] * i.policy.score(i.theta, i.x, a) for a, mass in outcomes(i.policy, i.theta, i.x))
+    agree(mean, 0, size(i))
+
+
+@pytest.mark.equation("3.4")
+@given(S.instances())
+def test_weighted_score_is_the_weights_times_the_matrix_of_scores(i):
+    score = i.policy.score(i.theta, i.x, i.a)
+    agree(i.policy.weighted_score(i.theta, i.x, i.a, i.w), i.w @ score, 10 * size(i))
+
+
+@pytest.mark.equation("3.4")
+@given(S.instances(SOFTMAX))
+def test_weighted_score_is_the_flattened_product_of_weighted_scores_and_features(i):
+    eta = i.policy.eta(i.theta, i.x)
+    U = i.w[:, None] * (np.eye(eta.shape[1])[i.a] - special.softmax(eta, axis=1))
+    agree(i.policy.weighted_score(i.theta, i.x, i.a, i.w), (U.T @ i.x).ravel(), 10)
+
+
+# Textbook forms
+
+
+@pytest.mark.equation("3.5")
+@given(S.instances(SOFTMAX))
+def test_softmax_score_is_the_features_of_the_action_minus_their_mean(i):
+    k, d = i.policy.distribution.n_actions, i.x.shape[1]
+    score = i.policy.score(i.theta, i.x, i.a)
+    for s, x, a in zip(score, i.x, i.a, strict=True):
+        x_s = np.array([[x[j] if c == b else 0.0 for c in range(k) for j in range(d)] for b in range(k)])  # x(s, b)
+        pi = np.exp(x_s @ i.theta) / np.exp(x_s @ i.theta).sum()
+        agree(s, x_s[a] - sum(pi[b] * x_s[b] for b in range(k)), 10)
+
+
+@pytest.mark.equation("3.6", "3.7")
+@given(S.instances(GAUSSIAN))
+def test_gaussian_score_is_the_textbook_form(i):
+    m, (d_mu, d_sigma) = i.policy.distribution.n_actions, (i.policy.model.first, i.policy.model.second)
+    W_mu, W_sigma = np.split(i.theta, [d_mu.n_params])
+    W_mu, W_sigma = W_mu.reshape(m, d_mu.n_features), W_sigma.reshape(m, d_sigma.n_features)
+    x_mu, x_sigma = (dense(x, part) for x, part in zip(i.x, (d_mu, d_sigma), strict=True))
+    score = i.policy.score(i.theta, i.x, i.a)
+    for b, (s, a) in enumerate(zip(score, i.a, strict=True)):
+        mu, sigma = [W_mu[j] @ x_mu[b] for j in range(m)], [np.exp(W_sigma[j] @ x_sigma[b]) for j in range(m)]
+        in_mu = [(a[j] - mu[j]) / sigma[j] ** 2 * x_mu[b] for j in range(m)]
+        in_sigma = [((a[j] - mu[j]) ** 2 / sigma[j] ** 2 - 1) * x_sigma[b] for j in range(m)]
+        agree(s, np.concatenate(in_mu + in_sigma), 10 * size(i))
+
+
+@pytest.mark.equation("3.8")
+@given(S.instances(TABULAR))
+def test_tabular_score_is_one_for_the_action_minus_its_probability_in_the_state_visited_alone(i):
+    n_states, n_actions = int(i.space.n), i.policy.distribution.n_actions
+    logits = i.theta.reshape(n_actions, n_states)
+    pi = np.exp(logits) / np.exp(logits).sum(axis=0)
+    for score, a, s in zip(i.policy.score(i.theta, i.x, i.a), i.a, i.obs - i.space.start, strict=True):
+        expected = [(s == s_) * ((a == a_) - pi[a_, s]) for a_, s_ in product(range(n_actions), range(n_states))]
+        agree(score, expected, 10)
+
+
+@pytest.mark.equation("3.1")
+@given(S.instances(SOFTMAX))
+def test_softmax_theta_is_w_row_by_row_with_one_row_per_action(i):
+    k, d = i.policy.distribution.n_actions, i.x.shape[1]
+    assert i.policy.n_params == k * d
+    agree(i.policy.eta(i.theta, i.x), [[i.theta[a * d : a * d + d] @ x for a in range(k)] for x in i.x], 10)
+
+
+@pytest.mark.equation("3.1")
+@given(S.instances(GAUSSIAN))
+def test_gaussian_theta_is_the_rows_of_w_mu_and_then_those_of_w_sigma(i):
+    m = i.policy.distribution.n_actions
+    x_mu, x_sigma = dense(i.x[0], i.policy.features.mean), dense(i.x[1], i.policy.features.scale)
+    d_mu, d_sigma = x_mu.shape[1], x_sigma.shape[1]
+    assert i.policy.n_params == m * (d_mu + d_sigma)
+    W_mu, W_sigma = i.theta[: m * d_mu].reshape(m, d_mu), i.theta[m * d_mu :].reshape(m, d_sigma)
+    agree(i.policy.eta(i.theta, i.x), np.hstack([x_mu @ W_mu.T, x_sigma @ W_sigma.T]), 10)
+
+
+@pytest.mark.equation("3.13")
+@given(S.instances(TABULAR))
+def test_a_policy_on_active_indices_equals_the_policy_on_their_dense_form(i):
+    p, th, x, w = i.policy, i.theta, i.x, i.w
+    full = dense(x, p.features)
+    other, v = th[::-1] + 0.5, np.cos(th)
+    for f in [
+        lambda x: p.log_prob(th, x, i.a),
+        lambda x: p.score(th, x, i.a),
+        lambda x: p.weighted_score(th, x, i.a, w),
+        lambda x: p.entropy(th, x),
+        lambda x: p.entropy_grad(th, x, w),
+        lambda x: p.kl(th, other, x),
+        lambda x: p.kl_grad(th, other, x, w),
+        lambda x: p.fisher(th, x),
+        lambda x: p.fisher_vector_product(th, x, v),
+        lambda x: p.mode(th, x),
+        lambda x: p.sample(th, x, np.random.default_rng(0)),
+    ]:
+        agree(f(x), f(full), 10)
+
+
+# Entropy and divergence
+
+
+@given(S.instances())
+def test_entropy_is_minus_the_mean_log_prob(i):
+    mean = sum(-mass * i.policy.log_prob(i.theta, i.x, a) for a, mass in outcomes(i.policy, i.theta, i.x))
+    agree(i.policy.entropy(i.theta, i.x), mean, 10)
+
+
+@pytest.mark.equation("3.9")
+@given(S.instances())
+def test_entropy_grad_is_the_derivative_of_the_weighted_entropies(i):
+    grad = i.policy.entropy_grad(i.theta, i.x, i.w)
+    # At a uniform softmax the gradient vanishes, but the truncation error does not: compare absolutely.
+    assert_gradient(lambda th: i.policy.entropy(th, i.x) @ i.w, grad, i.theta, floor=1.0)
+
+
+@pytest.mark.equation("3.9")
+@given(S.instances(), st.data())
+def test_kl_grad_is_the_derivative_of_the_weighted_divergences_in_theta_q(i, data):
+    theta_p = data.draw(S.thetas(i.policy))
+    grad = i.policy.kl_grad(theta_p, i.theta, i.x, i.w)
+    assert_gradient(lambda th: i.policy.kl(theta_p, th, i.x) @ i.w, grad, i.theta, floor=1.0)
+
+
+@given(S.instances(), st.data())
+def test_kl_is_the_mean_log_ratio(i, data):
+    theta_q = data.draw(S.thetas(i.policy))
+
+    def log_ratio(a):
+        return i.policy.log_prob(i.theta, i.x, a) - i.policy.log_prob(theta_q, i.x, a)
+
+    mean = sum(mass * log_ratio(a) for a, mass in outcomes(i.policy, i.theta, i.x))
+    agree(i.policy.kl(i.theta, theta_q, i.x), mean, 100 * size(i, theta_q))
+
+
+@given(S.instances(), st.data())
+def test_kl_is_not_negative_and_zero_with_zero_gradient_at_equality(i, data):
+    assert i.policy.kl(i.theta, data.draw(S.thetas(i.policy)), i.x).min() >= -1e-14
+    np.testing.assert_array_equal(i.policy.kl(i.theta, i.theta, i.x), 0)
+    np.testing.assert_array_equal(i.policy.kl_grad(i.theta, i.theta, i.x, i.w), 0)
+
+
+# The Fisher matrix
+
+
+@pytest.mark.equation("2.1", "3.10")
+@given(S.instances(), st.data())
+def test_fisher_is_the_weighted_mean_of_the_second_moment_of_the_score(i, data):
+    w = data.draw(S.positive_weights(len(i.w)))
+    moment = 0
+    for a, mass in outcomes(i.policy, i.theta, i.x):
+        score = i.policy.score(i.theta, i.x, a)
+        moment = moment + np.einsum("b,bi,bj->ij", w * mass, score, score)
+    agree(i.policy.fisher(i.theta, i.x, w), moment, 10 * size(i))
+
+
+@pytest.mark.equation("2.1", "3.10")
+@given(S.instances())
+def test_fisher_is_minus_the_mean_hessian_of_log_prob(i):
+    mean = 0
+    for a, mass in outcomes(i.policy, i.theta, i.x):
+        mean = mean + hessian(lambda th, a=a, mass=mass: i.policy.weighted_score(th, i.x, a, mass), i.theta)
+    agree(i.policy.fisher(i.theta, i.x), -mean / len(i.a), 10 * size(i))
+
+
+@pytest.mark.equation("2.1", "3.10")
+@given(S.instances())
+def test_fisher_is_the_hessian_of_the_mean_divergence_at_equality(i):
+    mean = np.full(len(i.a), 1 / len(i.a))
+    H = hessian(lambda th: i.policy.kl_grad(i.theta, th, i.x, mean), i.theta)
+    agree(i.policy.fisher(i.theta, i.x), H, 10 * size(i))
+
+
+@pytest.mark.equation("3.10")
+@given(S.instances(SOFTMAX | TABULAR), st.data())
+def test_softmax_fisher_is_a_sum_of_kronecker_products(i, data):
+    w = data.draw(S.positive_weights(len(i.w)))
+    x, P = dense(i.x, i.policy.features), special.softmax(i.policy.eta(i.theta, i.x), axis=1)
+    blocks = [
+        w_b * np.kron(np.diag(p) - np.outer(p, p), np.outer(x_b, x_b)) for w_b, p, x_b in zip(w, P, x, strict=True)
+    ]
+    agree(i.policy.fisher(i.theta, i.x, w), sum(blocks), 100)
+
+
+@pytest.mark.equation("3.10")
+@given(S.instances(GAUSSIAN), st.data())
+def test_gaussian_fisher_is_block_diagonal(i, data):
+    w, m = data.draw(S.positive_weights(len(i.w))), i.policy.distribution.n_actions
+    x_mu, x_sigma = dense(i.x[0], i.policy.features.mean), dense(i.x[1], i.policy.features.scale)
+    variance = np.exp(2 * i.policy.eta(i.theta, i.x)[:, m:])
+    in_mu = sum(w[b] * np.kron(np.diag(1 / variance[b]), np.outer(x_mu[b], x_mu[b])) for b in range(len(w)))
+    in_sigma = sum(w[b] * np.kron(2 * np.eye(m), np.outer(x_sigma[b], x_sigma[b])) for b in range(len(w)))
+    n = len(in_mu)
+    fisher = i.policy.fisher(i.theta, i.x, w)
+    agree(fisher[:n, :n], in_mu, 10 * size(i))
+    agree(fisher[n:, n:], in_sigma, 100)
+    np.testing.assert_array_equal(fisher[:n, n:], 0)
+    np.testing.assert_array_equal(fisher[n:, :n], 0)
+
+
+@pytest.mark.equation("3.11")
+@given(S.instances(), st.data())
+def test_fisher_vector_product_is_the_fisher_matrix_times_the_vector(i, data):
+    v, w = data.draw(S.reals(i.policy.n_params)), data.draw(S.positive_weights(len(i.w)))
+    expected = i.policy.fisher(i.theta, i.x, w) @ v
+    agree(i.policy.fisher_vector_product(i.theta, i.x, v, w), expected, 100 * size(i))
+
+
+@pytest.mark.equation("3.10", "3.11")
+@given(S.instances())
+def test_fisher_weights_are_one_over_the_batch_by_default(i):
+    w, v = np.full(len(i.w), 1 / len(i.w)), np.cos(np.arange(i.policy.n_params))
+    np.testing.assert_array_equal(i.policy.fisher(i.theta, i.x), i.policy.fisher(i.theta, i.x, w))
+    product = i.policy.fisher_vector_product(i.theta, i.x, v, w)
+    np.testing.assert_array_equal(i.policy.fisher_vector_product(i.theta, i.x, v), product)
+
+
+@pytest.mark.equation("3.12")
+@given(S.instances(SOFTMAX | TABULAR), st.data())
+def test_adding_a_vector_to_every_row_of_w_is_in_the_null_space_of_the_softmax_fisher(i, data):
+    k, d = i.policy.distribution.n_actions, i.policy.features.n_features
+    v = np.kron(np.ones(k), data.draw(S.reals(d)))
+    agree(i.policy.fisher(i.theta, i.x) @ v, 0, 100)
+    agree(i.policy.fisher_vector_product(i.theta, i.x, v), 0, 100)
+    agree(i.policy.kl(i.theta, i.theta + v, i.x), 0, 100)
+
+
+@pytest.mark.equation("3.12")
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 6), S.generators)
+def test_softmax_fisher_has_rank_actions_less_one_times_the_rank_of_the_visited_features(k, d, B, rng):
+    x = rng.normal(size=(B, d))
+    w = np.where(np.arange(B) % 2, 0.0, 1.0)  # rows of weight zero do not count
+    fisher = Policy(None, Linear(d, k), Categorical(k)).fisher(rng.normal(size=k * d), x, w)
+    expected = (k - 1) * np.linalg.matrix_rank(x[w > 0])
+    assert np.linalg.matrix_rank(fisher, tol=1e-12, hermitian=True) == expected
+
+
+@pytest.mark.equation("3.12")
+@given(S.generators)
+def test_vectors_that_make_the_logits_of_every_visited_row_equal_are_the_whole_null_space(rng):
+    k, d, B = 3, 5, 2
+    x, theta = rng.normal(size=(B, d)), rng.normal(size=k * d)
+    policy = Policy(None, Linear(d, k), Categorical(k))
+    inside = rng.normal(size=(k, d))
+    inside -= (inside - inside.mean(axis=0)) @ np.linalg.pinv(x) @ x  # now V x_b is a multiple of 1
+    agree(policy.fisher_vector_product(theta, x, inside.ravel()), 0, 1e3)
+    outside = inside + np.outer([1.0, 0.0, 0.0], x[0])  # V x_0 no longer is
+    assert outside.ravel() @ policy.fisher_vector_product(theta, x, outside.ravel()) > 1e-6
+
+
+# Sampling
+
+
+@pytest.mark.equation("2.9")
+def test_softmax_sampling_frequencies_match_the_probabilities_in_every_state():
+    n, policy, theta = 100_000, SoftmaxLinear(F.OneHot(3), 3), np.random.default_rng(0).normal(size=9)
+    states = np.repeat(np.arange(3), n)
+    actions = policy.sample(theta, policy.features(states), np.random.default_rng(1))
+    for s in range(3):
+        p = special.softmax(theta.reshape(3, 3)[:, s])
+        counts = np.bincount(actions[states == s], minlength=3)
+        assert (np.abs(counts - n * p) <= Z_BOUND * np.sqrt(n * p * (1 - p))).all()
+
+
+def test_gaussian_samples_have_the_mean_and_spread_of_each_state():
+    n, policy = 100_000, GaussianLinear(F.OneHot(2), F.OneHot(2), 2)
+    W_mu, W_sigma = np.array([[1.0, -2.0], [3.0, 0.5]]), np.array([[-1.0, 0.3], [0.0, 1.2]])
+    states = np.tile([0, 1], n)
+    theta = np.concatenate([W_mu.ravel(), W_sigma.ravel()])
+    actions = policy.sample(theta, policy.features(states), np.random.default_rng(2))
+    for s in range(2):
+        z = (actions[states == s] - W_mu[:, s]) / np.exp(W_sigma[:, s])
+        assert (np.abs(z.mean(axis=0)) <= Z_BOUND / np.sqrt(n)).all()
+        assert (np.abs((z**2).mean(axis=0) - 1) <= Z_BOUND * np.sqrt(2 / n)).all()
+        assert all(stats.kstest(column, "norm").pvalue > 1e-6 for column in z.T)
+
+
+@given(S.instances(), S.seeds)
+def test_sampling_is_reproducible_and_mode_is_the_most_probable_action(i, seed):
+    first, second = (i.policy.sample(i.theta, i.x, np.random.default_rng(seed)) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    best = i.policy.log_prob(i.theta, i.x, i.policy.mode(i.theta, i.x))
+    assert (best >= i.policy.log_prob(i.theta, i.x, first)).all()
+    assert (best >= i.policy.log_prob(i.theta, i.x, i.a)).all()
+
+
+@given(S.policies, S.seeds)
+def test_the_initial_policy_is_uniform_or_standard_normal(kind, seed):
+    policy, space = kind
+    theta = policy.init(np.random.default_rng(seed))
+    space.seed(0)
+    x = policy.features(np.array([space.sample() for _ in range(3)]))
+    assert theta.shape == (policy.n_params,)
+    m = policy.distribution.n_actions
+    expected = np.zeros((3, m if is_softmax(policy) else 2 * m))
+    np.testing.assert_array_equal(policy.eta(theta, x), expected)
+    agree(policy.entropy(theta, x), np.log(m) if is_softmax(policy) else m * stats.norm.entropy(), 10)
+
+
+# Extremes
+
+
+def everything(policy, theta, other, x, a, w, v):
+    """The value of every method, by name."""
+    return {
+        "mode": policy.mode(theta, x),
+        "sample": policy.sample(theta, x, np.random.default_rng(0)),
+        "log_prob": policy.log_prob(theta, x, a),
+        "score": policy.score(theta, x, a),
+        "weighted_score": policy.weighted_score(theta, x, a, w),
+        "entropy": policy.entropy(theta, x),
+        "entropy_grad": policy.entropy_grad(theta, x, w),
+        "kl": policy.kl(theta, other, x),
+        "kl_grad": policy.kl_grad(theta, other, x, w),
+        "fisher": policy.fisher(theta, x),
+        "fisher_vector_product": policy.fisher_vector_product(theta, x, v),
+    }
+
+
+@given(S.instances(extreme=True), st.data())
+def test_extreme_parameters_give_finite_values_of_every_method(i, data):
+    other, v = data.draw(S.thetas(i.policy, extreme=True)), data.draw(S.reals(i.policy.n_params))
+    for name, value in everything(i.policy, i.theta, other, i.x, i.a, i.w, v).items():
+        assert np.isfinite(value).all(), name
+
+
+def test_softmax_with_logits_of_1e4_has_the_values_of_a_deterministic_policy():
+    policy, x = SoftmaxLinear(F.Constant(), 3), np.ones((2, 1))
+    theta, other = np.array([1e4, -1e4, 0.0]), np.array([-1e4, 1e4, 0.0])
+    w, v = np.array([2.0, 5.0]), np.array([1.0, 2.0, 3.0])
+    expected = {
+        "mode": [0, 0],
+        "sample": [0, 0],
+        "log_prob": [-2e4, 0],
+        "score": [[-1, 1, 0], [0, 0, 0]],
+        "weighted_score": [-2, 2, 0],
+        "entropy": [0, 0],
+        "entropy_grad": [0, 0, 0],
+        "kl": [2e4, 2e4],
+        "kl_grad": [-7, 7, 0],
+        "fisher": np.zeros((3, 3)),
+        "fisher_vector_product": [0, 0, 0],
+    }
+    values = everything(policy, theta, other, x, np.array([1, 0]), w, v)
+    assert values.keys() == expected.keys()
+    for name, value in values.items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+@pytest.mark.parametrize("sigma", [1e-6, 1e6])
+def test_gaussian_with_extreme_sigma_has_the_values_of_the_closed_forms(sigma):
+    policy, x = GaussianLinear(F.Constant(), F.Constant(), 1), (np.ones((1, 1)),) * 2
+    mu, log_sigma = 1e4, np.log(sigma)
+    theta, other = np.array([mu, log_sigma]), np.array([mu - 1, -log_sigma])
+    a, w, v = np.array([[mu + sigma]]), np.array([3.0]), np.array([1.0, -2.0])
+    z = (a.item() - mu) / sigma
+    values = everything(policy, theta, other, x, a, w, v)
+    expected = {
+        "mode": [[mu]],
+        "log_prob": [-0.5 * z**2 - log_sigma - 0.5 * np.log(2 * np.pi)],
+        "score": [[z / sigma, z**2 - 1]],
+        "weighted_score": [3 * z / sigma, 3 * (z**2 - 1)],
+        "entropy": [log_sigma + 0.5 * np.log(2 * np.pi * np.e)],
+        "entropy_grad": [0, 3],
+        "kl": [0.5 * (sigma**4 - 1 - 4 * log_sigma) + 0.5 * sigma**2],
+        "kl_grad": [-3 * sigma**2, 3 * (1 - sigma**4 - sigma**2)],
+        "fisher": [[sigma**-2, 0], [0, 2]],
+        "fisher_vector_product": [sigma**-2, -4],
+    }
+    for name, value in expected.items():
+        # exp(log σ) is off by |log σ| ε = 3e-15. z² − 1 cancels where z is near 1, to a size of ε.
+        np.testing.assert_allclose(values[name], value, rtol=1e-13, atol=1e-14, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("policy", "obs"),
+    [
+        (SoftmaxLinear(F.Affine(BOX), 3), np.zeros((0, 2))),
+        (SoftmaxLinear(F.OneHot(4), 3), np.zeros(0, dtype=int)),
+        (GaussianLinear(F.Affine(BOX), F.Constant(), 2), np.zeros((0, 2))),
+        (GaussianLinear(F.OneHot(4), F.OneHot(4), 1), np.zeros(0, dtype=int)),
+    ],
+    ids=["softmax", "tabular", "Gaussian", "tabular Gaussian"],
+)
+def test_an_empty_batch_gives_no_rows_and_zero_sums(policy, obs):
+    x, theta, n = policy.features(obs), np.ones(policy.n_params), policy.n_params
+    event = () if is_softmax(policy) else (policy.distribution.n_actions,)
+    a = np.zeros((0, *event), dtype=int if is_softmax(policy) else float)
+    values = everything(policy, theta, theta + 1, x, a, np.zeros(0), np.ones(n))
+    shapes = {"mode": event, "sample": event, "log_prob": (), "score": (n,), "entropy": (), "kl": ()}
+    for name, value in values.items():
+        if name in shapes:
+            assert value.shape == (0, *shapes[name]), name
+        else:
+            np.testing.assert_array_equal(value, np.zeros((n, n) if name == "fisher" else n), err_msg=name)
+
+
+def test_one_action_and_one_feature_leave_nothing_to_learn():
+    policy, x, theta = SoftmaxLinear(F.Constant(), 1), np.ones((1, 1)), np.array([3.0])
+    a, w = np.array([0]), np.array([2.0])
+    for name, value in everything(policy, theta, theta - 5, x, a, w, np.ones(1)).items():
+        np.testing.assert_array_equal(value, np.zeros_like(value), err_msg=name)
+
+
+# Memory
+
+
+@pytest.mark.equation("3.4", "3.9", "3.11")
+@pytest.mark.parametrize("kind", ["softmax", "tabular", "Gaussian"])
+def test_batch_products_never_allocate_an_array_of_rows_by_parameters(kind):
+    rows, d, rng = 5_000, 100, np.random.default_rng(0)
+    policy = {
+        "softmax": Policy(None, Linear(d, 4), Categorical(4)),
+        "tabular": SoftmaxLinear(F.OneHot(d), 4),
+        "Gaussian": GaussianLinear(F.RandomFourier(BOX, n_features=d), F.RandomFourier(BOX, n_features=d), 2),
+    }[kind]
+    dense_x = rng.normal(size=(rows, d))
+    x = {"softmax": dense_x, "tabular": rng.integers(d, size=(rows, 1)), "Gaussian": (dense_x, dense_x)}[kind]
+    theta, w = np.zeros(policy.n_params), np.ones(rows)
+    a = policy.sample(theta, x, rng)
+    for batch_product in [
+        lambda: policy.weighted_score(theta, x, a, w),
+        lambda: policy.fisher_vector_product(theta, x, theta),
+        lambda: policy.entropy_grad(theta, x, w),
+        lambda: policy.kl_grad(theta, theta, x, w),
+    ]:
+        tracemalloc.start()
+        batch_product()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < rows * policy.n_params * 8 / 8  # n = 400; a dozen (rows, 4) arrays are an eighth of (rows, n)
+
+
+# Errors
+
+
+ONE_OF_EACH = pytest.mark.parametrize(
+    "policy",
+    [SoftmaxLinear(F.Affine(BOX), 3), SoftmaxLinear(F.OneHot(4), 3), GaussianLinear(F.Affine(BOX), F.Constant(), 2)],
+    ids=["softmax", "tabular", "Gaussian"],
+)
+
+
+def arguments(policy):
+    """Valid arguments of all methods for a batch of two."""
+    obs = np.array([0, 1]) if isinstance(policy.features, F.OneHot) else np.zeros((2, 2))
+    theta, x = np.zeros(policy.n_params), policy.features(obs)
+    a = policy.mode(theta, x)
+    return {"theta": theta, "x": x, "a": a, "w": np.ones(2), "v": np.zeros(policy.n_params)}
+
+
+def calls(policy, theta, x, a, w, v):
+    """One call of every method, with the names of the arguments it takes."""
+    rng = np.random.default_rng(0)
+    return [
+        (("theta", "x"), lambda: policy.sample(theta, x, rng)),
+        (("theta", "x"), lambda: policy.mode(theta, x)),
+        (("theta", "x", "a"), lambda: policy.log_prob(theta, x, a)),
+        (("theta", "x", "a"), lambda: policy.score(theta, x, a)),
+        (("theta", "x", "a", "w"), lambda: policy.weighted_score(theta, x, a, w)),
+        (("theta", "x"), lambda: policy.entropy(theta, x)),
+        (("theta", "x", "w"), lambda: policy.entropy_grad(theta, x, w)),
+        (("theta", "x"), lambda: policy.kl(theta, theta, x)),
+        (("theta", "x", "w"), lambda: policy.kl_grad(theta, theta, x, w)),
+        (("theta", "x", "w"), lambda: policy.fisher(theta, x, w)),
+        (("theta", "x", "v", "w"), lambda: policy.fisher_vector_product(theta, x, v, w)),
+    ]
+
+
+def assert_every_call_names(policy, name, **wrong):
+    for takes, call in calls(policy, **(arguments(policy) | wrong)):
+        if name in takes:
+            with pytest.raises(ValueError, match=rf"^{name} must"):
+                call()
+
+
+@ONE_OF_EACH
+@pytest.mark.parametrize("change", [lambda t: t[:-1], lambda t: np.append(t, 0.0), lambda t: t[None]])
+def test_theta_of_the_wrong_shape_is_an_error_that_names_it(policy, change):
+    assert_every_call_names(policy, "theta", theta=change(arguments(policy)["theta"]))
+
+
+@ONE_OF_EACH
+def test_theta_q_of_the_wrong_shape_is_an_error_that_names_theta(policy):
+    arg = arguments(policy)
+    with pytest.raises(ValueError, match=r"^theta must"):
+        policy.kl(arg["theta"], arg["theta"][:-1], arg["x"])
+    with pytest.raises(ValueError, match=r"^theta must"):
+        policy.kl_grad(arg["theta"], arg["theta"][:-1], arg["x"], arg["w"])
+
+
+@ONE_OF_EACH
+def test_x_of_the_wrong_shape_is_an_error_that_names_it(policy):
+    wrong = [np.zeros((2, 7)), np.zeros(3), np.zeros((1, 2, 3))]
+    if isinstance(policy.features, F.Pair):
+        wrong += [(np.zeros((2, 3)),), (np.zeros((2, 7)), np.ones((2, 1))), (np.zeros((2, 3)), np.ones((2, 2)))]
+    else:
+        wrong += [(np.zeros((2, 3)), np.ones((2, 1)))]
+    for x in wrong:
+        assert_every_call_names(policy, "x", x=x)
+
+
+def test_a_pair_of_inputs_with_different_numbers_of_rows_is_an_error_that_names_x():
+    policy = GaussianLinear(F.Affine(BOX), F.Constant(), 2)
+    assert_every_call_names(policy, "x", x=(np.zeros((2, 3)), np.ones((3, 1))))
+
+
+@ONE_OF_EACH
+def test_a_of_the_wrong_shape_is_an_error_that_names_it(policy):
+    a = arguments(policy)["a"]
+    for wrong in (a[:1], a[None], a[..., None], np.concatenate([a, a])):
+        assert_every_call_names(policy, "a", a=wrong)
+
+
+@pytest.mark.parametrize("a", [[0, 3], [-1, 0], [0.0, 1.0]], ids=["too large", "negative", "floats"])
+def test_a_that_is_no_action_of_a_softmax_policy_is_an_error_that_names_it(a):
+    assert_every_call_names(SoftmaxLinear(F.Affine(BOX), 3), "a", a=np.array(a))
+
+
+@ONE_OF_EACH
+@pytest.mark.parametrize("w", [np.ones(1), np.ones(3), np.ones((2, 1)), np.array(1.0)], ids=lambda w: str(w.shape))
+def test_w_of_the_wrong_shape_is_an_error_that_names_it(policy, w):
+    assert_every_call_names(policy, "w", w=w)
+
+
+@ONE_OF_EACH
+def test_v_of_the_wrong_shape_is_an_error_that_names_it(policy):
+    v = arguments(policy)["v"]
+    for wrong in (v[:-1], np.append(v, 0.0), v[None]):
+        assert_every_call_names(policy, "v", v=wrong)
+
+
+def test_a_model_whose_outputs_do_not_fit_the_distribution_is_an_error():
+    with pytest.raises(ValueError, match=r"model has 3 outputs, but .* takes 4"):
+        Policy(F.Affine(BOX), Linear(3, 3), DiagonalGaussian(2))
+
+
+# The constructor from spaces
+
+
+@pytest.mark.parametrize("observation", [BOX, spaces.Discrete(4, start=2)], ids=["Box", "Discrete"])
+@pytest.mark.parametrize(
+    "action", [spaces.Box(-2.0, 2.0, (2, 3)), spaces.Discrete(5, start=-1)], ids=["Box", "Discrete"]
+)
+def test_make_policy_picks_the_distribution_from_the_action_space_and_the_features_from_the_observations(
+    observation, action
+):
+    policy = make_policy(observation, action)
+    obs = np.array([observation.sample() for _ in range(3)])
+    theta = policy.init(np.random.default_rng(0))
+    a = policy.sample(theta, policy.features(obs), np.random.default_rng(0))
+    expected = F.OneHot(observation) if isinstance(observation, spaces.Discrete) else F.Affine(observation)
+    if isinstance(action, spaces.Discrete):
+        assert policy.distribution == Categorical(5)
+        assert policy.features == expected
+        assert a.shape == (3,)
+    else:
+        assert policy.distribution == DiagonalGaussian(6)
+        assert policy.features == F.Pair(expected, F.Constant())
+        assert a.shape == (3, 6)
+
+
+def test_make_policy_uses_the_features_given():
+    fourier, affine = F.Fourier(BOX), F.Affine(BOX)
+    assert make_policy(BOX, spaces.Discrete(2), fourier).features is fourier
+    assert make_policy(BOX, spaces.Box(-1.0, 1.0, (1,)), fourier).features == F.Pair(fourier, F.Constant())
+    assert make_policy(BOX, spaces.Box(-1.0, 1.0, (1,)), fourier, affine).features == F.Pair(fourier, affine)
+
+
+def test_make_policy_takes_a_scalar_box_as_one_action():
+    assert make_policy(BOX, spaces.Box(-1.0, 1.0, ())).distribution == DiagonalGaussian(1)
+
+
+UNSUPPORTED = pytest.mark.parametrize(
+    "space",
+    [
+        spaces.MultiDiscrete([2, 3]),
+        spaces.MultiBinary(3),
+        spaces.Tuple((BOX, BOX)),
+        spaces.Dict({"a": BOX}),
+        spaces.Text(5),
+        spaces.Sequence(BOX),
+    ],
+    ids=lambda space: type(space).__name__,
+)
+
+
+@UNSUPPORTED
+@pytest.mark.parametrize("features", [None, F.Constant()])
+def test_make_policy_refuses_other_action_spaces_and_names_them(space, features):
+    with pytest.raises(TypeError, match=rf"action space must be Box or Discrete, got {type(space).__name__}"):
+        make_policy(BOX, space, features)
+
+
+@UNSUPPORTED
+@pytest.mark.parametrize("features", [None, F.Constant()])
+def test_make_policy_refuses_other_observation_spaces_and_names_them(space, features):
+    with pytest.raises(TypeError, match=rf"observation space must be Box or Discrete, got {type(space).__name__}"):
+        make_policy(space, spaces.Discrete(2), features)
+
+
+def test_make_policy_needs_a_scale_for_unbounded_observations():
+    with pytest.raises(ValueError, match=r"infinite bounds.*give scale"):
+        make_policy(spaces.Box(-np.inf, np.inf, (2,)), spaces.Discrete(2))
+
+
+def test_gaussian_policy_computes_shared_features_once_and_keeps_them_once():
+    affine = F.Affine(BOX)
+    x_mu, x_sigma = GaussianLinear(affine, affine, 1).features(np.zeros((3, 2)))
+    assert x_mu is x_sigma
+
+
+def test_default_features_are_one_hot_or_affine():
+    assert default_features(spaces.Discrete(3)) == F.OneHot(3)
+    assert default_features(BOX) == F.Affine(BOX)
