@@ -27,7 +27,10 @@ MAX_FEATURES = 100_000
 
 def rows(x: Inputs, index: Any) -> Inputs:
     """Rows ``index`` of the inputs ``x``, whether they are one array or a pair."""
-    return tuple(part[index] for part in x) if isinstance(x, tuple) else x[index]
+    if not isinstance(x, tuple):
+        return x[index]
+    first = x[0][index]
+    return first, first if x[1] is x[0] else x[1][index]
 
 
 def dense(x: Array, n_features: int) -> Array:

@@ -106,8 +106,17 @@ class Trajectories:
         return Trajectories(**{name: rows(getattr(self, name), index) for name in self.__slots__})  # type: ignore[arg-type]
 
     def episode_returns(self) -> Array:
-        """Undiscounted return of each episode, by the order in which columns began them: (M,)."""
-        number = np.cumsum(self.valid & (self.t == 0), axis=0) - 1
+        """Undiscounted return of each episode, by the order in which columns began them: (M,).
+
+        Raises
+        ------
+        ValueError
+            Unless these are whole episodes, as many in each column.
+        """
+        starts, ends = (self.valid & flags for flags in (self.t == 0, self.terminated | self.truncated))
+        if not (starts[0].all() and np.ptp(starts.sum(axis=0)) == 0 and np.array_equal(starts.sum(0), ends.sum(0))):
+            raise ValueError("episode_returns needs whole episodes, as many in each column: collect Episodes")
+        number = np.cumsum(starts, axis=0) - 1
         episode = number * self.rewards.shape[1] + np.arange(self.rewards.shape[1])
         return np.bincount(episode[self.valid], weights=self.rewards[self.valid])
 
@@ -192,22 +201,21 @@ class Collector:
         if episodic or self._obs is None:
             self.reset()
         # Episodes still to come in each column; with Steps, more than can be finished.
-        self._left = np.full(self.n_columns, -(-request.n // self.n_columns) if episodic else request.n + 1)
+        left = -(-request.n // self.n_columns) if episodic else request.n + 1
+        self._left: Any = np.full(self.n_columns, left) if self.mode else [left]
         self._columns_open = self.n_columns
         step = self._step_vector if self.mode else self._step_scalar
         record: list[tuple[Any, ...]] = []
-        xs, actions = [], []
         while self._columns_open if episodic else len(record) < request.n:
-            action, x = agent.act(self._obs, rng, explore)
-            xs.append(x)
-            actions.append(action)
-            record.append(step(action))
-        obs, rewards, next_obs, terminated, truncated, valid, t = map(np.array, zip(*record, strict=True))
-        traj = Trajectories(obs, _stack(xs), np.array(actions), rewards, next_obs, terminated, truncated, valid, t)
-        if self.mode is None:
-            for name in ("rewards", "terminated", "truncated", "valid", "t"):
-                setattr(traj, name, getattr(traj, name)[:, None])
-        elif not valid.all():
+            obs = self._obs
+            action, x = agent.act(obs, rng, explore)
+            record.append((obs, x, action, *step(action)))
+        if self.mode is None and len(record) == 1:
+            traj = Trajectories(*map(_row, record[0]))
+        else:
+            traj = Trajectories(*map(_stack, zip(*record, strict=True)))
+        valid = traj.valid
+        if self.mode and not valid.all():
             for name in Trajectories.__slots__:
                 column = getattr(traj, name)
                 for part in column if isinstance(column, tuple) else (column,):
@@ -238,7 +246,7 @@ class Collector:
 
     def _step_scalar(self, action: Array) -> tuple[Any, ...]:
         # Time and return are Python numbers here: an array element costs as much as the rest of the bookkeeping.
-        obs, t = self._obs, self._scalar_t
+        t = self._scalar_t
         raw, reward, terminated, truncated, _ = self.env.step(self._to_env(action))
         reward = float(reward)
         next_obs = self._obs = self._received(raw, reward)
@@ -250,10 +258,10 @@ class Collector:
             self._scalar_t, self._scalar_return = 0, 0.0
             if self._columns_open:
                 self._obs = self._received(self.env.reset()[0])
-        return obs, reward, next_obs, terminated, truncated, True, t
+        return reward, next_obs, terminated, truncated, True, t
 
     def _step_vector(self, action: Array) -> tuple[Any, ...]:
-        obs, t = self._obs, self._t.copy()
+        t = self._t.copy()
         raw, reward, terminated, truncated, info = self.env.step(self._to_env(action))
         reward, terminated, truncated = np.array(reward, dtype=float), np.array(terminated), np.array(truncated)
         self._obs = next_obs = self._received(raw, reward)
@@ -274,15 +282,25 @@ class Collector:
                 self._finish(int(n))
         if self.mode is AutoresetMode.NEXT_STEP:
             self._resetting = done
-        return obs, reward, next_obs, terminated, truncated, valid, t
+        return reward, next_obs, terminated, truncated, valid, t
 
 
-def _stack(xs: list[Any]) -> Inputs:
-    if not isinstance(xs[0], tuple):
-        return np.array(xs)
-    if xs[0][0] is xs[0][1]:
-        return (np.array([x for x, _ in xs]),) * 2
-    return tuple(np.array(part) for part in zip(*xs, strict=True))
+def _stack(items: Any) -> Any:
+    # The scalar path records plain numbers: (T,) -> (T, 1).
+    first = items[0]
+    if isinstance(first, tuple):
+        if first[0] is first[1]:
+            return (_stack([x for x, _ in items]),) * 2
+        return tuple(map(_stack, zip(*items, strict=True)))
+    stacked = np.array(items)
+    return stacked if stacked.ndim > 1 else stacked[:, None]
+
+
+def _row(item: Any) -> Any:
+    # What _stack makes of one row, without a copy: the online methods' case, where stacking costs most of a step.
+    if isinstance(item, np.ndarray):
+        return item[None]
+    return _stack([item]) if isinstance(item, tuple) else np.array(item, ndmin=2)
 
 
 def _env_action(space: spaces.Space[Any], vector: bool) -> Callable[[Array], Any]:
@@ -292,7 +310,8 @@ def _env_action(space: spaces.Space[Any], vector: bool) -> Callable[[Array], Any
         return (lambda a: a + start) if vector else (lambda a: int(a[0]) + start)
     if not isinstance(space, spaces.Box):
         raise TypeError(f"action space must be Box or Discrete, got {space}")
-    shape, low, high = (-1, *space.shape) if vector else space.shape, space.low, space.high
+    shape = (-1, *space.shape) if vector else space.shape
+    low, high = space.low.astype(float), space.high.astype(float)
 
     def clipped(a: Array) -> Array:
         if not _all_finite(a):

@@ -75,9 +75,6 @@ def config(run) -> dict:
     return json.loads((Path(run) / "config.json").read_text())
 
 
-# Training and evaluation
-
-
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "FrozenLake-v1", "Pendulum-v1", "MountainCar-v0"])
 def test_train_ends_with_the_mean_return_and_says_return_nowhere_else(env_id, npg_):
     status, out, err = npg_("train", "reinforce", env_id, *QUICK)
@@ -186,14 +183,11 @@ def test_list_names_every_method_and_every_preset(npg_):
     assert "preset CartPole-v1: 16 environments" in out
 
 
-def test_help_names_every_option(npg_):
+def test_every_command_has_help(npg_):
     for command in ("train", "evaluate", "plot", "check"):
         status, out, _ = npg_(command, "--help")
         assert status == 0
         assert "usage: npg" in out
-
-
-# Check, equations, plot
 
 
 def test_check_passes_and_fails_with_the_gradients(npg_, monkeypatch):
@@ -237,9 +231,6 @@ def test_plot_writes_a_picture_and_says_where(npg_):
         assert Path(path).read_bytes().startswith(b"\x89PNG")
 
 
-# Progress
-
-
 def on_a_terminal(*argv) -> tuple[str, str]:
     """stdout and stderr of a command whose stderr is a terminal."""
     leader, follower = pty.openpty()
@@ -279,9 +270,6 @@ def test_progress_of_a_resumed_run_goes_on_where_it_was(npg_, monkeypatch):
     _, _, err = npg_("train", "--resume", "run", "--steps", 600)
     assert int(err.split()[1]) > done
     assert npg_("train", "--resume", "run")[2] == ""
-
-
-# Bad input
 
 
 def assert_refused(result: tuple[int, str, str], *says: str) -> None:
@@ -524,8 +512,6 @@ def test_a_traceback_is_shown_on_demand(npg_, monkeypatch):
         npg_("train", "nothing", "CartPole-v1")
 
 
-# Interruption
-
 LONG = {
     "CartPole-v1": ["train", "reinforce", "CartPole-v1", "--seed", "5", "--steps", "40000"],
     "FrozenLake-v1": ["train", "reinforce", "FrozenLake-v1", "--seed", "5", "--steps", "8000"],
@@ -577,9 +563,6 @@ def test_ctrl_c_in_the_evaluation_that_ends_a_run_names_the_run_too(npg_, monkey
     status, out, err = npg_("train", "reinforce", "FrozenLake-v1", *QUICK, "--out", "run")
     assert (status, "mean return" in out) == (130, False)
     assert "run" in err.splitlines()[-1].removeprefix("npg: interrupted")
-
-
-# Learning
 
 
 class Noise(gymnasium.vector.VectorRewardWrapper):

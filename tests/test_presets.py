@@ -187,9 +187,6 @@ def test_features_of_ones_own_train_but_cannot_be_kept_in_a_run_directory(tmp_pa
     assert not (tmp_path / "run" / "config.json").exists()
 
 
-# Settings
-
-
 class Settings:
     """One field of each kind, outside any method."""
 

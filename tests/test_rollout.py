@@ -26,6 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
+import npg
 from npg.rollout import Collector, DivergenceError, Episodes, Steps, Trajectories
 
 NEXT_STEP, SAME_STEP, DISABLED = MODES
@@ -523,3 +524,25 @@ def test_slicing_by_column_gives_trajectories_of_those_columns(columns, x):
 def test_the_returns_of_a_column_are_those_of_its_episodes_in_order():
     traj = collect(collector_of(NEXT_STEP), request=Episodes(6))
     assert_array_equal(traj.episode_returns().reshape(2, 3).T, [traj[n].episode_returns() for n in range(3)])
+
+
+def test_returns_of_episodes_that_are_not_whole_or_not_as_many_in_each_column_are_refused():
+    collector = Collector(npg.make_vec("CartPole-v1", 4), 0)
+    agent = npg.make_agent("reinforce", collector.env)
+    agent.init(np.random.default_rng(0))
+    first = collector.collect(agent, Steps(40), np.random.default_rng(0))
+    second = collector.collect(agent, Steps(5), np.random.default_rng(0))
+    for traj in (first, second):
+        with pytest.raises(ValueError, match="whole episodes"):
+            traj.episode_returns()
+
+
+def test_columns_of_a_shared_pair_are_still_one_array():
+    collector = Collector(npg.make_vec("Pendulum-v1", 3), 0)
+    features = npg.features.Affine(collector.observation_space)
+    policy = npg.GaussianLinear(features, features, 1)
+    agent = npg.algorithms.Reinforce(policy, features, baseline="none")
+    agent.init(np.random.default_rng(0))
+    traj = collector.collect(agent, Steps(2), np.random.default_rng(0))
+    assert traj[1:].x[0] is traj[1:].x[1]
+    np.testing.assert_array_equal(traj[1:].x[0], traj.x[0][:, 1:])

@@ -70,9 +70,6 @@ def fast_disk(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda fd: None)
 
 
-# The same seed
-
-
 def assert_seed_decides(once) -> None:
     """``once(name, seed)`` -> contents of a run."""
     checkpoint, rows = once("a", 0)
@@ -117,9 +114,6 @@ def test_writing_files_and_reporting_do_not_change_what_is_learned(case, tmp_pat
     arrays = Run(tmp_path / "run").load()
     for name, array in agent.state().items():
         np.testing.assert_array_equal(arrays[f"agent.{name}"], array, strict=True)
-
-
-# Interruption
 
 
 @every_case
@@ -275,6 +269,8 @@ def test_a_disk_that_is_full_from_the_start_carries_a_history_too(tmp_path, monk
     with pytest.raises(OSError, match="No space left") as caught:
         run(ONLINE, tmp_path / "run")
     assert caught.value.history.rows == []
+    assert not (tmp_path / "run" / "checkpoint.npz").exists()
+    assert "checkpoint" not in "".join(getattr(caught.value, "__notes__", []))
 
 
 def test_every_file_is_flushed_to_the_disk_before_it_replaces_another(tmp_path, monkeypatch):
@@ -321,9 +317,6 @@ def test_metrics_that_lost_rows_of_the_checkpoint_are_refused(damage, tmp_path):
         run(ONLINE, tmp_path, resume=True)
 
 
-# Divergence
-
-
 def test_divergence_names_the_step_and_keeps_the_last_good_checkpoint(tmp_path):
     broken = (lambda env: toy(env, broken_at=80), Walk)
     with pytest.raises(npg.DivergenceError, match=r"^w is no longer finite at step 80 \(delta .*\); lower") as caught:
@@ -350,9 +343,6 @@ def test_a_reward_that_is_not_finite_is_refused(case, value, tmp_path):
     assert "\n" not in str(caught.value)
     assert len(caught.value.history) <= 30 * 3 // RECORD_EVERY
     Run(tmp_path / "run").load()
-
-
-# Records
 
 
 def test_history_has_a_column_for_each_statistic():
@@ -414,9 +404,6 @@ def test_steps_are_counted_over_all_columns_without_resets():
     assert history["episodes"][-1] == sum(len(column.unwrapped.finished) for column in env.envs)
 
 
-# Arguments
-
-
 @pytest.mark.parametrize(
     "argument",
     [
@@ -446,6 +433,13 @@ def test_resuming_with_what_cannot_give_the_same_run_is_refused(change, tmp_path
     assert contents(tmp_path) == before
 
 
+def test_a_prolonged_run_that_is_interrupted_goes_on_to_its_new_end(tmp_path):
+    run(ONLINE, tmp_path, steps=40)
+    with pytest.raises(KeyboardInterrupt):
+        run(ONLINE, tmp_path, raises_at(30, KeyboardInterrupt()), steps=100, resume=True)
+    assert Run(tmp_path).config["steps"] == 100  # what npg train --resume takes
+
+
 def test_a_prolonged_run_keeps_its_distance_of_records(tmp_path):
     run(ONLINE, tmp_path, steps=100, record_every=None)
     history = run(ONLINE, tmp_path, steps=200, record_every=None, resume=True)
@@ -458,9 +452,6 @@ def test_resuming_with_another_agent_is_refused(tmp_path):
         run((lambda env: toy(env, alpha=0.5), Walk), tmp_path, resume=True)
     with pytest.raises(ValueError, match=r"algorithm|state"):
         run(EPISODIC, tmp_path, resume=True)
-
-
-# Run directories
 
 
 @pytest.mark.parametrize("there", ["a run", "a file", "a directory with something in it"])
@@ -680,9 +671,6 @@ def test_a_run_on_a_wrapped_environment_is_not_rebuilt_without_its_wrapper(tmp_p
         Run(tmp_path).make_env()
 
 
-# Evaluation
-
-
 @pytest.mark.parametrize("episodes", [1, 6, 7])
 @pytest.mark.parametrize("make_env", [Walk, lambda: walks(3)], ids=["scalar", "vector"])
 def test_evaluation_gives_the_undiscounted_returns_of_as_many_whole_episodes_as_asked(make_env, episodes):
@@ -757,9 +745,6 @@ def test_a_bad_number_of_an_evaluation_is_refused_by_its_name(argument):
     agent.init(np.random.default_rng(0))
     with pytest.raises(ValueError, match=f"^{next(iter(argument))} must be"):
         npg.evaluate(agent, env, **argument)
-
-
-# State
 
 
 def trained() -> Toy:
