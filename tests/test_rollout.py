@@ -544,5 +544,6 @@ def test_columns_of_a_shared_pair_are_still_one_array():
     agent = npg.algorithms.Reinforce(policy, features, baseline="none")
     agent.init(np.random.default_rng(0))
     traj = collector.collect(agent, Steps(2), np.random.default_rng(0))
-    assert traj[1:].x[0] is traj[1:].x[1]
-    np.testing.assert_array_equal(traj[1:].x[0], traj.x[0][:, 1:])
+    columns = traj[1:]
+    assert columns.x[0] is columns.x[1]
+    assert_array_equal(columns.x[0], traj.x[0][:, 1:])
