@@ -1,6 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Matrices here are small: one thread each is faster than waking others, most of all on a busy machine.
+export OPENBLAS_NUM_THREADS ?= 1
 
 .PHONY: demo lint test test-all
 

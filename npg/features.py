@@ -194,7 +194,7 @@ class Polynomial(_BoxFeatures):
         count = 1
         for i in range(self.degree):  # binomial(n_inputs + degree, degree)
             count = count * (self.n_inputs + i + 1) // (i + 1)
-        _check_size("Polynomial", count)
+        _check_size("Polynomial", count * max(self.degree, 1))  # its table of factors has as many entries
 
     @cached_property
     def _factors(self) -> Array:

@@ -49,7 +49,7 @@ class GradCheck:
 
 
 def numerical_gradient(f: Callable[[Array], Any], theta: Array, method: str = "central") -> tuple[Array, float]:
-    """∇f(θ) from values of f alone, and the largest rounding error to expect in a component.
+    """∇f(θ) from values of f alone, and the largest error to expect in a component.
 
     ``"central"`` is the five-point difference (f₋₂ − 8f₋₁ + 8f₁ − f₂)/(12h), whose truncation error is
     h⁴f⁽⁵⁾/30 and whose rounding error is at most 1.5 δ/h for values that are δ off; h = ε^{1/5} max(1, |θ_i|)
@@ -70,7 +70,8 @@ def numerical_gradient(f: Callable[[Array], Any], theta: Array, method: str = "c
     if method not in RTOL:
         raise ValueError(f"method must be one of {', '.join(RTOL)}, got {method!r}")
     gradient = np.empty(len(theta))
-    largest, smallest_step = abs(complex(f(theta))), 1.0
+    value = complex(f(theta))
+    largest, smallest_step, truncation = abs(value), 1.0, 0.0
     for i in range(len(theta)):
         direction = np.zeros(len(theta))
         direction[i] = 1
@@ -81,8 +82,11 @@ def numerical_gradient(f: Callable[[Array], Any], theta: Array, method: str = "c
             values = np.array([float(f(theta + k * h * direction)) for k in (-2, -1, 1, 2)])
             gradient[i] = values @ [1, -8, 8, -1] / (12 * h)
             largest, smallest_step = max(largest, np.abs(values).max()), min(smallest_step, h)
+            # h⁴ f⁽⁵⁾ of an f whose derivatives are alike in units of max(1, |θ_i|): matters at stationary points only.
+            second_difference = abs(values[1] - 2 * value.real + values[2])
+            truncation = max(truncation, EPS**0.4 * second_difference / max(1.0, abs(theta[i])))
     noise = ULPS * EPS * largest
-    return gradient, float(noise if method == "complex" else 1.5 * noise / smallest_step)
+    return gradient, float(noise if method == "complex" else 1.5 * noise / smallest_step + truncation)
 
 
 def check_gradient(
@@ -109,7 +113,7 @@ def check_gradient(
         1e-6 for central differences, 1e-10 for the complex step.
     floor : float, optional
         Gradients smaller than this are compared absolutely. By default the size below which the expected
-        rounding error of the numerical gradient is more than ``rtol``.
+        error of the numerical gradient is more than ``rtol``.
 
     Returns
     -------
@@ -123,9 +127,9 @@ def check_gradient(
     theta, grad = np.asarray(theta, dtype=float), np.asarray(grad)
     if theta.ndim != 1 or theta.size == 0 or grad.shape != theta.shape:
         raise ValueError(f"grad and theta must be vectors of one length, got {grad.shape} and {theta.shape}")
-    numerical, rounding = numerical_gradient(f, theta, method)
+    numerical, expected_error = numerical_gradient(f, theta, method)
     rtol = RTOL[method] if rtol is None else rtol
-    floor = rounding / rtol if floor is None else floor
+    floor = expected_error / rtol if floor is None else floor
     finite = np.isfinite(grad) & np.isfinite(numerical)
     if not finite.all():
         return GradCheck(np.inf, np.inf, int(np.argmin(finite)), passed=False)
