@@ -165,7 +165,7 @@ class Run:
         """
         path = self.path / "checkpoint.npz"
         if not path.is_file():
-            raise ValueError(f"{self.path} has no checkpoint.npz: the run ended before its first checkpoint")
+            raise ValueError(f"{self.path} has no checkpoint.npz: the run ended before its first checkpoint; delete it and begin again")
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 loaded = {name: arrays[name] for name in arrays.files}
@@ -270,7 +270,7 @@ def train(
     DivergenceError
         When anything learned is not finite at a record; such a state is never saved.
 
-    Any exception that leaves ``train``, KeyboardInterrupt among them, has the attribute ``history``; the last
+    Any exception that ends the training, KeyboardInterrupt among them, has the attribute ``history``; the last
     checkpoint stays on disk, to be resumed.
     """
     at_least("steps", steps, 1)
@@ -305,7 +305,7 @@ def train(
     history = History([])
     agent.init(rng_init)
     seconds = 0.0
-    saved = 0
+    saved: int | None = None
 
     def checkpoint() -> None:
         nonlocal saved
@@ -325,6 +325,7 @@ def train(
             generators[name].state = state
         collector.resets, saved = counts["resets"], counts["steps"]
         history.rows = run.keep_rows(counts["records"])
+        _write(run.path / "config.json", _json(run.config | {"steps": config["steps"]}).encode())
         seconds = history.rows[-1]["seconds"] if history.rows else 0.0
     elif out is not None:
         run = Run.create(out, config)
@@ -366,7 +367,7 @@ def train(
                     callback(row)
     except BaseException as error:
         error.history = history  # type: ignore[attr-defined]
-        if run:
+        if run and saved is not None:
             advice = "" if isinstance(error, DivergenceError) else f"; go on with: npg train --resume {run.path}"
             error.add_note(f"the checkpoint of step {saved} is kept in {run.path}{advice}")
         raise
