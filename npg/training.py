@@ -165,7 +165,7 @@ class Run:
         """
         path = self.path / "checkpoint.npz"
         if not path.is_file():
-            raise ValueError(f"{self.path} has no checkpoint.npz: the run ended before its first checkpoint; delete it and begin again")
+            raise ValueError(f"{self.path} has no checkpoint.npz: the run ended before its first checkpoint")
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 loaded = {name: arrays[name] for name in arrays.files}
@@ -305,16 +305,13 @@ def train(
     history = History([])
     agent.init(rng_init)
     seconds = 0.0
-    saved: int | None = None
 
     def checkpoint() -> None:
-        nonlocal saved
         if run:
             arrays = {f"agent.{name}": a for name, a in agent.state().items()}
             arrays |= {f"count.{name}": np.array(n) for name, n in counts.items()}
             states = {name: generator.state for name, generator in generators.items()}
             run.save(arrays | {"rng": np.array(json.dumps(states))})
-            saved = counts["steps"]
 
     if run:
         run.check_same(config)
@@ -323,7 +320,7 @@ def train(
         counts = {name: int(n) for name, n in _prefixed(arrays, "count.").items()}
         for name, state in json.loads(str(arrays["rng"])).items():
             generators[name].state = state
-        collector.resets, saved = counts["resets"], counts["steps"]
+        collector.resets = counts["resets"]
         history.rows = run.keep_rows(counts["records"])
         _write(run.path / "config.json", _json(run.config | {"steps": config["steps"]}).encode())
         seconds = history.rows[-1]["seconds"] if history.rows else 0.0
@@ -367,9 +364,9 @@ def train(
                     callback(row)
     except BaseException as error:
         error.history = history  # type: ignore[attr-defined]
-        if run and saved is not None:
+        if run and (run.path / "checkpoint.npz").is_file():
             advice = "" if isinstance(error, DivergenceError) else f"; go on with: npg train --resume {run.path}"
-            error.add_note(f"the checkpoint of step {saved} is kept in {run.path}{advice}")
+            error.add_note(f"the checkpoint of step {run.load()['count.steps']} is kept in {run.path}{advice}")
         raise
     return history
 
