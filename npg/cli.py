@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import fields
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ._checks import at_least
 from ._typing import Array
 from .algorithms import ALGORITHMS
 from .envs import make_env, make_vec
+from .features import KINDS
 from .gradcheck import run_cases
 from .presets import PRESETS, make_agent, preset
 from .training import Row, Run, evaluate, train
@@ -131,9 +133,13 @@ def _evaluate(args: argparse.Namespace) -> int:
 def _list(args: argparse.Namespace) -> int:
     for algorithm, cls in ALGORITHMS.items():
         print(f"{algorithm}: {(cls.__doc__ or '').splitlines()[0]}")
+        for f in fields(cls):
+            if f.metadata:
+                print(f"  {f.name}={json.dumps(f.default)}  {f.metadata['expected']}")
         for (name, env_id), p in PRESETS.items():
             if name == algorithm:
                 print(f"  preset {env_id}: {p.num_envs} environments, {p.steps} steps, {json.dumps(p.settings)}")
+    print(f"features: {', '.join(KINDS)}")
     print("environments: any Gymnasium id with Box or Discrete observations and actions")
     return 0
 
@@ -221,6 +227,9 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         print("", file=sys.stderr)
         return _report("interrupted", error, 130)
+    except BrokenPipeError:  # npg equations | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ValueError, TypeError, ArithmeticError, OSError, ImportError) as error:
         if os.environ.get("NPG_TRACEBACK"):
             raise

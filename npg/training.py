@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import scipy
-from gymnasium import __version__ as gymnasium_version
 from gymnasium.vector import VectorEnv, VectorWrapper
 
 from . import __version__
@@ -228,6 +228,18 @@ def _env_config(env: Env) -> dict[str, Any]:
     return {"id": env.spec.id, "num_envs": num_envs, "kwargs": kwargs, "wrappers": wrappers}
 
 
+def _versions() -> dict[str, str]:
+    numpy, scipy_, gym = np.__version__, scipy.__version__, gymnasium.__version__
+    return {"npg": __version__, "numpy": numpy, "scipy": scipy_, "gymnasium": gym}
+
+
+def _row(counts: dict[str, int], finished: list[tuple[float, int]], seconds: float, diagnostics: Row) -> Row:
+    mean_return, mean_length = np.mean(finished, axis=0) if finished else (np.nan, np.nan)
+    row: dict[str, Any] = {name: counts[name] for name in ("steps", "updates", "episodes")}
+    row |= {"mean_return": mean_return, "mean_length": mean_length, "seconds": seconds} | diagnostics
+    return {name: float(value) for name, value in row.items()}
+
+
 def train(
     agent: Agent,
     env: Env,
@@ -283,19 +295,9 @@ def train(
         record_every = run.config["record_every"] if record_every is None else record_every
     record_every = max(steps // 50, 1) if record_every is None else record_every
     at_least("record_every", record_every, 1)
-    config: dict[str, Any] = {
-        "agent": agent.config if out else None,
-        "env": _env_config(env),
-        "seed": int(seed),
-        "steps": int(steps),
-        "record_every": int(record_every),
-        "versions": {
-            "npg": __version__,
-            "numpy": np.__version__,
-            "scipy": scipy.__version__,
-            "gymnasium": gymnasium_version,
-        },
-    }
+    config = {"seed": seed, "steps": steps, "record_every": record_every, "env": _env_config(env)}
+    if out is not None:
+        config |= {"agent": agent.config, "versions": _versions()}
     collector = Collector(env, int(seed))
     rng_init, rng_act, rng_update = (
         np.random.default_rng(np.random.SeedSequence(int(seed), spawn_key=(purpose,))) for purpose in (1, 2, 3)
@@ -346,13 +348,10 @@ def train(
                 if not (cut or counts["steps"] >= due):
                     continue
                 _check_finite(agent, counts["steps"], diagnostics)
-                finished, collector.finished = np.array(collector.finished).reshape(-1, 2), []
-                counts["episodes"] += len(finished)
-                mean_return, mean_length = finished.mean(axis=0) if len(finished) else (np.nan, np.nan)
-                row = {name: float(counts[name]) for name in ("steps", "updates", "episodes")}
-                row |= {"mean_return": float(mean_return), "mean_length": float(mean_length)}
-                row |= {"seconds": time.perf_counter() - started} | {k: float(v) for k, v in diagnostics.items()}
+                counts["episodes"] += len(collector.finished)
+                row = _row(counts, collector.finished, time.perf_counter() - started, diagnostics)
                 history.rows.append(row)
+                collector.finished = []
                 counts["records"] += 1
                 counts["resets"] = collector.resets
                 while counts["due"] <= max(counts["steps"], due):
