@@ -90,7 +90,7 @@ def _train(args: argparse.Namespace) -> int:
         run = Run(args.resume)
         out, config = run.path, run.config
         env = run.make_env()
-        agent = make_agent(env=env, **config["agent"])
+        agent = run.new_agent(env)
         seed = config["seed"]
         steps = args.steps if args.steps is not None else config["steps"]
         done = int(run.load()["count.steps"])

@@ -47,13 +47,10 @@ class LinearValue:
         """d, the length of w."""
         return self.features.n_features
 
-    def _x(self, obs: Array) -> Array:
+    def x(self, obs: Array) -> Array:
+        """The features of each observation in dense form: (B, d)."""
         return dense(self.features(obs), self.n_params)
 
     def value(self, w: Array, obs: Array) -> Array:
         """v̂ of each observation: (B,)."""
-        return self._x(obs) @ w
-
-    def fit(self, obs: Array, targets: Array, ridge: float) -> Array:
-        """w fitted to ``targets`` (B,) by ridge least squares, Eq. (1.14): (d,)."""
-        return ridge_least_squares(self._x(obs), targets, ridge)
+        return self.x(obs) @ w

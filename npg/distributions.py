@@ -65,6 +65,13 @@ class Categorical:
         """Most probable action per row, the first of equals: (B,) integers."""
         return eta.argmax(axis=-1)
 
+    def check_actions(self, a: Array, rows: int) -> None:
+        """Raise ``ValueError`` unless ``a`` holds one action for each of ``rows`` rows."""
+        if a.shape != (rows,):
+            raise ValueError(f"a must have shape ({rows},) to go with x, got {a.shape}")
+        if a.dtype.kind not in "iu" or (a.size and not 0 <= a.min() <= a.max() < self.n_actions):
+            raise ValueError(f"a must hold integers from 0 to {self.n_actions - 1}, got {a}")
+
     def probabilities(self, eta: Array) -> Array:
         """p = softmax(η), Eq. (2.2): (B, k)."""
         return np.exp(log_softmax(eta))
@@ -140,6 +147,11 @@ class DiagonalGaussian:
     def mode(self, eta: Array) -> Array:
         """The mean: (B, m)."""
         return self._split(eta)[0].copy()
+
+    def check_actions(self, a: Array, rows: int) -> None:
+        """Raise ``ValueError`` unless ``a`` holds one action for each of ``rows`` rows."""
+        if a.shape != (rows, self.n_actions):
+            raise ValueError(f"a must have shape ({rows}, {self.n_actions}) to go with x, got {a.shape}")
 
     def log_prob(self, eta: Array, a: Array) -> Array:
         """log p(a; η) = Σ_j [−z_j²/2 − log σ_j − ½ log 2π], z = (a − μ)/σ, Eq. (2.10): (B,)."""

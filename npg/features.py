@@ -116,6 +116,7 @@ class _BoxFeatures:
             fits = scale.ndim <= 1 and scale.size in (1, self.n_inputs)
             if not (fits and (scale > 0).all() and np.isfinite(scale).all()):
                 raise ValueError(f"scale must be one positive number or {self.n_inputs} of them, got {self.scale!r}")
+            object.__setattr__(self, "scale", tuple(scale.tolist()) if scale.ndim else float(scale))
         elif not (np.abs(self._bounds) < np.finfo(np.float32).max).all():
             unbounded = np.flatnonzero((np.abs(self._bounds) >= np.finfo(np.float32).max).any(axis=0))
             shown = ", ".join(map(str, unbounded[:5])) + (", …" if len(unbounded) > 5 else "")
@@ -342,10 +343,14 @@ Features = OneHot | Constant | Affine | Polynomial | Fourier | RBF | RandomFouri
 
 @dataclass(frozen=True)
 class Pair:
-    """Two features of one observation, x = (x_mu, x_sigma); computed once where both are the same object."""
+    """Two features of one observation, x = (x_mu, x_sigma); computed once where both are equal."""
 
     mean: Features
     scale: Features
+
+    def __post_init__(self) -> None:
+        if self.scale == self.mean:
+            object.__setattr__(self, "scale", self.mean)
 
     def __call__(self, obs: Array) -> tuple[Array, Array]:
         """(B, …) -> a pair of (B, d)."""
@@ -369,8 +374,9 @@ def make(spec: Any, space: spaces.Space[Any], scale: Any = None) -> Features:
 
     Parameters
     ----------
-    spec : str or dict
-        A kind (``"fourier"``) or a dict of the kind and its parameters (``{"kind": "fourier", "order": 5}``).
+    spec : str, dict or features
+        A kind (``"fourier"``), a dict of the kind and its parameters (``{"kind": "fourier", "order": 5}``), or
+        features that are already made.
     space : gymnasium.Space
         The observation space.
     scale : float or sequence of float, optional
@@ -381,6 +387,8 @@ def make(spec: Any, space: spaces.Space[Any], scale: Any = None) -> Features:
     ValueError
         For an unknown kind or parameter.
     """
+    if isinstance(spec, OneHot | Constant | _BoxFeatures):
+        return spec  # type: ignore[return-value]
     settings = {"kind": spec} if not isinstance(spec, dict) else dict(spec)
     kind = settings.pop("kind", None)
     if not isinstance(kind, str) or kind not in KINDS:

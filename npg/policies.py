@@ -12,6 +12,7 @@ observations; ``a`` as the distribution has it, one row each; ``w`` (B,) weights
 # mypy: disable-error-code="no-any-return"
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from .features import Affine, Constant, Features, OneHot, Pair
 from .models import Linear, Model, Parallel
 
 
+@dataclass(frozen=True)
 class Policy:
     """A stochastic policy π_θ(a|s) = p(a; η), η = model(θ, features(s)).
 
@@ -41,12 +43,15 @@ class Policy:
         If the model puts out another number of columns than the distribution takes.
     """
 
-    def __init__(self, features: Callable[[Array], Inputs], model: Model, distribution: Distribution) -> None:
-        if model.n_outputs != distribution.n_eta:
-            raise ValueError(f"model has {model.n_outputs} outputs, but {distribution} takes {distribution.n_eta}")
-        self.features = features
-        self.model = model
-        self.distribution = distribution
+    features: Callable[[Array], Inputs]
+    model: Model
+    distribution: Distribution
+
+    def __post_init__(self) -> None:
+        if self.model.n_outputs != self.distribution.n_eta:
+            raise ValueError(
+                f"model has {self.model.n_outputs} outputs, but {self.distribution} takes {self.distribution.n_eta}"
+            )
 
     @property
     def n_params(self) -> int:
@@ -72,13 +77,8 @@ class Policy:
         return self.distribution.mode(self.eta(theta, x))
 
     def _actions(self, eta: Array, a: Array) -> Array:
-        a, k = np.asarray(a), self.distribution.n_actions
-        discrete = isinstance(self.distribution, Categorical)
-        expected = (len(eta),) if discrete else (len(eta), k)
-        if a.shape != expected:
-            raise ValueError(f"a must have shape {expected} to go with x, got {a.shape}")
-        if discrete and (a.dtype.kind not in "iu" or (a.size and not 0 <= a.min() <= a.max() < k)):
-            raise ValueError(f"a must hold integers from 0 to {k - 1}, got {a}")
+        a = np.asarray(a)
+        self.distribution.check_actions(a, len(eta))
         return a
 
     def log_prob(self, theta: Array, x: Inputs, a: Array) -> Array:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 
 from . import features
 from .algorithms import ALGORITHMS, Agent
@@ -66,8 +67,9 @@ def make_agent(algorithm: str, env: Env, **settings: Any) -> Agent:
     env : gymnasium.Env or gymnasium.vector.VectorEnv
         Its spaces choose the policy; its id, if it has one, the preset.
     **settings
-        Fields of the algorithm's class; ``features`` of the policy and ``scale_features`` of its log σ, each a
-        kind (``"fourier"``) or a dict (``{"kind": "fourier", "order": 5}``); ``scale``, the half-width of the
+        Fields of the algorithm's class, of which ``columns`` is the number of parallel environments unless given;
+        ``features`` of the policy and ``scale_features`` of its log σ, each features, a kind (``"fourier"``) or a
+        dict (``{"kind": "fourier", "order": 5}``); ``scale``, the half-width of the
         range of each component of the observation, for all features that have none of their own.
 
     Raises
@@ -83,6 +85,8 @@ def make_agent(algorithm: str, env: Env, **settings: Any) -> Agent:
     tabular = isinstance(observation_space, spaces.Discrete)
     scale = settings.pop("scale", None)
     own = {f.name for f in fields(cls)} - {"policy"}
+    if "columns" in own:
+        settings.setdefault("columns", env.num_envs if isinstance(env, VectorEnv) else 1)
     specs: dict[str, Any] = {"features": "onehot" if tabular else "affine"}
     specs |= {name: "onehot" if tabular else "polynomial" for name in own if name.endswith("features")}
     if isinstance(action_space, spaces.Box):

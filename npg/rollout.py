@@ -248,7 +248,7 @@ class Collector:
         # Time and return are Python numbers here: an array element costs as much as the rest of the bookkeeping.
         t = self._scalar_t
         raw, reward, terminated, truncated, _ = self.env.step(self._to_env(action))
-        reward = float(reward)
+        reward, terminated, truncated = float(reward), bool(terminated), bool(truncated)
         next_obs = self._obs = self._received(raw, reward)
         self._scalar_t += 1
         self._scalar_return += reward
@@ -263,7 +263,11 @@ class Collector:
     def _step_vector(self, action: Array) -> tuple[Any, ...]:
         t = self._t.copy()
         raw, reward, terminated, truncated, info = self.env.step(self._to_env(action))
-        reward, terminated, truncated = np.array(reward, dtype=float), np.array(terminated), np.array(truncated)
+        reward, terminated, truncated = (
+            np.array(reward, dtype=float),
+            np.array(terminated, dtype=bool),
+            np.array(truncated, dtype=bool),
+        )
         self._obs = next_obs = self._received(raw, reward)
         running = ~self._resetting
         valid = running & (self._left > 0)
@@ -312,10 +316,12 @@ def _env_action(space: spaces.Space[Any], vector: bool) -> Callable[[Array], Any
         raise TypeError(f"action space must be Box or Discrete, got {space}")
     shape = (-1, *space.shape) if vector else space.shape
     low, high = space.low.astype(float), space.high.astype(float)
+    integers = space.dtype.kind in "iu"
 
     def clipped(a: Array) -> Array:
         if not _all_finite(a):
             raise DivergenceError(f"the policy chose the action {a}, which is not finite")
-        return np.asarray(np.minimum(np.maximum(a.reshape(shape), low), high), dtype=space.dtype)
+        a = np.minimum(np.maximum(a.reshape(shape), low), high)
+        return np.asarray(np.rint(a) if integers else a, dtype=space.dtype)
 
     return clipped

@@ -69,13 +69,14 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._names: list[str] = []
         if not (self.path / "config.json").is_file():
             raise ValueError(f"{self.path} is not a run directory: it has no config.json")
         try:
             self.config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
-            for name in ("seed", "steps", "record_every"):
+            for name in ("seed", "steps", "record_every", "checkpoint_every"):
                 at_least(name, self.config[name], 0)
-            self.config["agent"]["algorithm"], self.config["env"]["id"]
+            self.config["agent"]["algorithm"], self.config["env"]["id"], self.config["rebuildable"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self.path / 'config.json'} is damaged: {error!r}") from None
 
@@ -101,10 +102,22 @@ class Run:
             raise OSError(f"run directory {path} cannot be written ({error.strerror}); choose another") from None
         return cls(path)
 
+    def new_agent(self, env: Env) -> Agent:
+        """The agent as the run began.
+
+        Raises
+        ------
+        ValueError
+            If ``npg.make_agent`` cannot build it from its settings.
+        """
+        if not self.config["rebuildable"]:
+            raise ValueError(f"the agent of {self.path} is not one that npg.make_agent builds; go on in Python")
+        return make_agent(env=env, **self.config["agent"])
+
     def check_same(self, config: dict[str, Any]) -> None:
         """Raise ``ValueError`` unless ``config`` is that of the run, but for its length and the versions."""
         config = json.loads(_json(config))
-        for name in ("seed", "record_every", "env", "agent"):
+        for name in ("seed", "record_every", "checkpoint_every", "env", "agent"):
             new, old = config[name], self.config[name]
             if new != old:
                 if isinstance(new, dict) and isinstance(old, dict):
@@ -130,7 +143,10 @@ class Run:
         """Add one row to ``metrics.csv``."""
         path = self.path / "metrics.csv"
         with open(path, "a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(row))
+            names = self._names = self._names or list(row)
+            if names != list(row) and set(names) != set(row):
+                raise ValueError(f"diagnostics must have the same names at every update: {names}, got {list(row)}")
+            writer = csv.DictWriter(file, names)
             if not file.tell():
                 writer.writeheader()
             writer.writerow(row)
@@ -147,7 +163,9 @@ class Run:
         if len(lines) <= count or not lines[-1].endswith(b"\n"):
             raise ValueError(f"{path} has fewer rows than the checkpoint has records: it was changed or cut")
         _write(path, b"".join(lines))
-        return self.rows()
+        rows = self.rows()
+        self._names = list(rows[0])
+        return rows
 
     def save(self, arrays: dict[str, Array]) -> None:
         """Replace ``checkpoint.npz``."""
@@ -174,6 +192,11 @@ class Run:
         except Exception as error:  # zipfile, zlib, struct and NumPy each have their own
             raise ValueError(f"{path} is damaged and cannot be loaded ({error!r})") from None
 
+    def saved_steps(self) -> int:
+        """Environment steps at the checkpoint."""
+        with np.load(self.path / "checkpoint.npz", allow_pickle=False) as arrays:
+            return int(arrays["count.steps"])
+
     def make_env(self) -> Env:
         """The environment that the run was trained on."""
         env = self.config["env"]
@@ -186,7 +209,7 @@ class Run:
 
     def make_agent(self, env: Env) -> Agent:
         """The agent as the last checkpoint has it."""
-        agent = make_agent(env=env, **self.config["agent"])
+        agent = self.new_agent(env)
         agent.init(np.random.default_rng(0))
         agent.load_state(_prefixed(self.load(), "agent."))
         return agent
@@ -249,6 +272,7 @@ def train(
     out: str | Path | None = None,
     callback: Callback | None = None,
     record_every: int | None = None,
+    checkpoint_every: int | None = None,
     resume: bool = False,
 ) -> History:
     """Train ``agent`` on ``env``.
@@ -267,9 +291,13 @@ def train(
     callback : callable, optional
         Called with each record.
     record_every : int, optional
-        Environment steps between records, ``steps`` / 50 by default. A ``Steps`` agent's episodes are cut there.
+        Environment steps between records, ``steps`` / 50 by default.
+    checkpoint_every : int, optional
+        Environment steps between checkpoints of a ``Steps`` agent, at the next record, and at the end. Its episodes
+        are cut there, as if by a time limit, so that the run can be resumed exactly; 2000 steps of each environment
+        by default. An ``Episodes`` agent has a checkpoint at each record.
     resume : bool
-        Go on from the checkpoint in ``out``, as if it had never stopped.
+        Go on from the checkpoint in ``out``, as if it had never stopped. More ``steps`` than before are allowed.
 
     Returns
     -------
@@ -293,28 +321,40 @@ def train(
             raise ValueError("resume=True needs out, the run directory, got None")
         run = Run(out)
         record_every = run.config["record_every"] if record_every is None else record_every
-    record_every = max(steps // 50, 1) if record_every is None else record_every
-    at_least("record_every", record_every, 1)
-    config = {"seed": seed, "steps": steps, "record_every": record_every, "env": _env_config(env)}
-    if out is not None:
-        config |= {"agent": agent.config, "versions": _versions()}
+        checkpoint_every = run.config["checkpoint_every"] if checkpoint_every is None else checkpoint_every
     collector = Collector(env, int(seed))
+    record_every = max(steps // 50, 1) if record_every is None else record_every
+    checkpoint_every = 2000 * collector.n_columns if checkpoint_every is None else checkpoint_every
+    at_least("record_every", record_every, 1)
+    at_least("checkpoint_every", checkpoint_every, 1)
     rng_init, rng_act, rng_update = (
         np.random.default_rng(np.random.SeedSequence(int(seed), spawn_key=(purpose,))) for purpose in (1, 2, 3)
     )
     generators = {"act": rng_act.bit_generator, "update": rng_update.bit_generator}
-    counts = {"steps": 0, "updates": 0, "episodes": 0, "records": 0, "resets": 0, "due": record_every}
+    counts = dict.fromkeys(("steps", "updates", "episodes", "records", "resets"), 0)
+    counts |= {"record": record_every, "checkpoint": checkpoint_every}  # when the next ones are due
     history = History([])
     agent.init(rng_init)
     seconds = 0.0
 
-    def checkpoint() -> None:
+    def checkpoint(state: dict[str, Array]) -> None:
         if run:
-            arrays = {f"agent.{name}": a for name, a in agent.state().items()}
+            arrays = {f"agent.{name}": a for name, a in state.items()}
             arrays |= {f"count.{name}": np.array(n) for name, n in counts.items()}
             states = {name: generator.state for name, generator in generators.items()}
             run.save(arrays | {"rng": np.array(json.dumps(states))})
 
+    if out is not None:
+        config = {
+            "seed": seed,
+            "steps": steps,
+            "record_every": record_every,
+            "checkpoint_every": checkpoint_every,
+            "env": _env_config(env),
+            "agent": agent.config,
+            "rebuildable": _is_rebuildable(agent, env),
+            "versions": _versions(),
+        }
     if run:
         run.check_same(config)
         arrays = run.load()
@@ -324,20 +364,22 @@ def train(
             generators[name].state = state
         collector.resets = counts["resets"]
         history.rows = run.keep_rows(counts["records"])
-        _write(run.path / "config.json", _json(run.config | {"steps": config["steps"]}).encode())
+        if steps > run.config["steps"]:
+            _write(run.path / "config.json", _json(run.config | {"steps": steps}).encode())
         seconds = history.rows[-1]["seconds"] if history.rows else 0.0
     elif out is not None:
         run = Run.create(out, config)
 
     started = time.perf_counter() - seconds
-    request = agent.collect
     try:
         if not resume:
-            checkpoint()
+            checkpoint(agent.state())
         with np.errstate(all="ignore"):  # what overflows is found at the next record
             while counts["steps"] < steps:
-                due = min(counts["due"], steps)
-                cut = isinstance(request, Steps) and counts["steps"] + request.n * collector.n_columns >= due
+                request, due = agent.collect, min(counts["record"], steps)
+                online = isinstance(request, Steps)
+                save = not online or due >= min(counts["checkpoint"], steps)
+                cut = online and save and counts["steps"] + request.n * collector.n_columns >= due
                 try:
                     traj = collector.collect(agent, request, rng_act, cut=cut)
                 except DivergenceError as error:
@@ -347,31 +389,41 @@ def train(
                 counts["updates"] += 1
                 if not (cut or counts["steps"] >= due):
                     continue
-                _check_finite(agent, counts["steps"], diagnostics)
+                state = agent.state()
+                _check_finite(state, counts["steps"], diagnostics)
                 counts["episodes"] += len(collector.finished)
                 row = _row(counts, collector.finished, time.perf_counter() - started, diagnostics)
                 history.rows.append(row)
                 collector.finished = []
                 counts["records"] += 1
                 counts["resets"] = collector.resets
-                while counts["due"] <= max(counts["steps"], due):
-                    counts["due"] += record_every
+                for name, every in (("record", record_every), ("checkpoint", checkpoint_every if save else 0)):
+                    while every and counts[name] <= max(counts["steps"], due):
+                        counts[name] += every
                 if run:
                     run.append(row)
-                    checkpoint()
+                if save:
+                    checkpoint(state)
                 if callback:
                     callback(row)
     except BaseException as error:
         error.history = history  # type: ignore[attr-defined]
         if run and (run.path / "checkpoint.npz").is_file():
             advice = "" if isinstance(error, DivergenceError) else f"; go on with: npg train --resume {run.path}"
-            error.add_note(f"the checkpoint of step {run.load()['count.steps']} is kept in {run.path}{advice}")
+            error.add_note(f"the checkpoint of step {run.saved_steps()} is kept in {run.path}{advice}")
         raise
     return history
 
 
-def _check_finite(agent: Agent, step: int, diagnostics: Row) -> None:
-    for name, array in agent.state().items():
+def _is_rebuildable(agent: Agent, env: Env) -> bool:
+    try:
+        return make_agent(env=env, **agent.config) == agent
+    except (ValueError, TypeError):
+        return False
+
+
+def _check_finite(state: dict[str, Array], step: int, diagnostics: Row) -> None:
+    for name, array in state.items():
         if not np.isfinite(array).all():
             shown = ", ".join(f"{k} {v:.4g}" for k, v in diagnostics.items())
             raise DivergenceError(f"{name} is no longer finite at step {step} ({shown}); {ADVICE}")
@@ -387,7 +439,7 @@ def evaluate(agent: Agent, env: Env, episodes: int = 100, seed: int = 0, determi
     episodes : int
         At least 1; each column of a vector environment plays the same number.
     seed : int
-        Never gives the episodes that ``train`` sees with the same seed.
+        The episodes are others than ``train`` sees with the same seed.
     deterministic : bool
         The most probable action, or sampled ones.
 

@@ -24,12 +24,12 @@ def test_fit_on_noiseless_values_recovers_them():
     rng = np.random.default_rng(0)
     v = LinearValue(Polynomial(spaces.Box(-1, 1, (2,)), degree=2))
     obs, w = rng.uniform(-1, 1, size=(50, 2)), rng.normal(size=v.n_params)
-    assert np.allclose(v.fit(obs, v.value(w, obs), 0.0), w)
+    assert np.allclose(ridge_least_squares(v.x(obs), v.value(w, obs), 0.0), w)
 
 
 def test_tabular_value_is_a_table_and_its_fit_the_mean_of_each_state():
     v = LinearValue(OneHot(3))
     obs, targets = np.array([0, 0, 2]), np.array([1.0, 3.0, 5.0])
-    w = v.fit(obs, targets, 1e-12)
+    w = ridge_least_squares(v.x(obs), targets, 1e-12)
     assert np.allclose(w, [2, 0, 5])
     assert np.array_equal(v.value(w, np.array([2, 1])), w[[2, 1]])

@@ -174,3 +174,11 @@ def test_an_installation_holds_all_modules_and_the_types_and_nothing_else(tmp_pa
     build = ["-c", "import setuptools; setuptools.setup()", "-q", "build_py", "--build-lib", tmp_path / "built"]
     subprocess.run([sys.executable, *build], cwd=source, check=True, capture_output=True)
     assert files(tmp_path / "built") == {f"npg/{name}" for name in files(ROOT / "npg")}
+
+
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    text = (Path(npg.__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    exec("".join(blocks).replace("300_000", "3_000"), {})
+    assert capsys.readouterr().out.splitlines()[-1].startswith("True ")

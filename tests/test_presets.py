@@ -250,3 +250,17 @@ def test_a_method_that_defines_nothing_says_so():
         agent.collect  # noqa: B018
     with pytest.raises(NotImplementedError):
         agent.update(None, None)
+
+
+def test_columns_are_filled_in_from_the_environment(monkeypatch):
+    monkeypatch.setitem(npg.ALGORITHMS, "toy", Toy)
+    env = npg.make_vec("FrozenLake-v1", 3)
+    assert npg.make_agent("toy", env).columns == 3
+    assert npg.make_agent("toy", env, columns=2).columns == 2
+    assert npg.make_agent("toy", npg.make_env("FrozenLake-v1")).columns == 1
+
+
+def test_equal_features_of_mean_and_scale_are_computed_once():
+    policy = npg.make_agent("reinforce", npg.make_env("Pendulum-v1"), scale_features="affine").policy
+    x_mu, x_sigma = policy.features(np.zeros((2, 3)))
+    assert x_mu is x_sigma

@@ -547,3 +547,30 @@ def test_columns_of_a_shared_pair_are_still_one_array():
     columns = traj[1:]
     assert columns.x[0] is columns.x[1]
     assert_array_equal(columns.x[0], traj.x[0][:, 1:])
+
+
+class IntegerFlags(gymnasium.Env):
+    """Flags as integers, and an integer Box of actions."""
+
+    observation_space = BOX
+    action_space = gymnasium.spaces.Box(0, 5, (1,), dtype=np.int64)
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(BOX.shape, BOX.dtype), {}
+
+    def step(self, action):
+        self.action = action
+        return np.zeros(BOX.shape, BOX.dtype), 0, 1, 0, {}
+
+
+class Constantly:
+    def act(self, obs, rng, explore=True):
+        return np.array([[2.9]]), np.zeros((1, 1))
+
+
+def test_flags_become_boolean_and_actions_of_an_integer_box_are_rounded():
+    env = IntegerFlags()
+    traj = Collector(env, 0).collect(Constantly(), Steps(2), np.random.default_rng(0))
+    assert traj.terminated.dtype == traj.truncated.dtype == bool
+    assert env.action.dtype == np.int64
+    assert env.action.tolist() == [3]

@@ -18,6 +18,7 @@ from toy import Toy, Walk, contents, raises_at, walks, without_seconds
 import npg
 from npg.envs import DEFAULT_TIME_LIMIT
 from npg.optimizers import Adam
+from npg.rollout import single_spaces
 from npg.training import Run
 
 STEPS, RECORD_EVERY, SEED = 150, 20, 3
@@ -47,11 +48,30 @@ every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 ONLINE, EPISODIC = CASES["toy, Steps(1), scalar"], CASES["reinforce, scalar"]
 
 
-def run(case, out, *fault, env=None, steps=STEPS, record_every=RECORD_EVERY, seed=SEED, **kwargs) -> npg.History:
+def run(
+    case,
+    out,
+    *fault,
+    env=None,
+    steps=STEPS,
+    record_every=RECORD_EVERY,
+    checkpoint_every=RECORD_EVERY,
+    seed=SEED,
+    **kwargs,
+) -> npg.History:
     """Train a new agent of ``case`` on a new environment with ``fault``, or on ``env``."""
     make_agent, make_env = case
     env = make_env(*fault) if env is None else env
-    return npg.train(make_agent(env), env, steps=steps, record_every=record_every, seed=seed, out=out, **kwargs)
+    return npg.train(
+        make_agent(env),
+        env,
+        steps=steps,
+        record_every=record_every,
+        checkpoint_every=checkpoint_every,
+        seed=seed,
+        out=out,
+        **kwargs,
+    )
 
 
 def first(env) -> Walk:
@@ -107,7 +127,15 @@ def test_writing_files_and_reporting_do_not_change_what_is_learned(case, tmp_pat
     make_agent, make_env = case
     env, rows = make_env(), []
     agent = make_agent(env)
-    history = npg.train(agent, env, steps=STEPS, record_every=RECORD_EVERY, seed=SEED, callback=rows.append)
+    history = npg.train(
+        agent,
+        env,
+        steps=STEPS,
+        record_every=RECORD_EVERY,
+        checkpoint_every=RECORD_EVERY,
+        seed=SEED,
+        callback=rows.append,
+    )
     run(case, tmp_path / "run")
     assert rows == history.rows
     assert without_seconds(rows) == contents(tmp_path / "run")[1]
@@ -789,3 +817,71 @@ def test_a_state_of_other_names_or_shapes_is_refused_and_changes_nothing(change)
     with pytest.raises(ValueError, match="state must hold arrays of shapes"):
         agent.load_state({name: array for name, array in state.items() if array is not None})
     assert_same_state(agent.state(), before)
+
+
+# Records and checkpoints of step-by-step methods
+
+
+@pytest.mark.parametrize("n", [0, 8])
+def test_by_default_a_step_by_step_method_plays_episodes_to_their_time_limit(n):
+    env = npg.make_vec("MountainCar-v0", n) if n else npg.make_env("MountainCar-v0")
+    policy = npg.make_policy(*single_spaces(env))
+    history = npg.train(Toy(policy, columns=max(n, 1)), env, steps=450 * max(n, 1), seed=SEED)
+    assert len(history) == 50
+    assert history["episodes"][-1] == 2 * max(n, 1)
+    lengths = history["mean_length"]
+    assert (lengths[~np.isnan(lengths)] == 200).all()
+
+
+def test_records_between_checkpoints_are_made_again_when_a_run_is_resumed(tmp_path):
+    settings = {"record_every": 10, "checkpoint_every": 40, "steps": 120}
+    run(ONLINE, tmp_path / "whole", **settings)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run(ONLINE, tmp_path / "cut", raises_at(75, KeyboardInterrupt()), **settings)
+    assert len(caught.value.history) == len(Run(tmp_path / "cut").rows()) == 7
+    assert Run(tmp_path / "cut").saved_steps() == 40
+    run(ONLINE, tmp_path / "cut", resume=True, **settings)
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+# What a run directory cannot rebuild
+
+
+def test_an_agent_on_features_of_another_space_is_kept_but_not_rebuilt_as_something_else(tmp_path):
+    env = npg.make_env("MountainCarContinuous-v0")
+    space = gymnasium.spaces.Box(np.array([-10, -1], np.float32), np.array([10, 1], np.float32))
+    agent = npg.make_agent("reinforce", env, features=npg.features.Fourier(space, order=2), episodes=1)
+    npg.train(agent, env, steps=20, out=tmp_path)
+    with pytest.raises(ValueError, match=r"not one that npg\.make_agent builds"):
+        Run(tmp_path).make_agent(env)
+
+
+def test_a_method_that_is_not_registered_is_kept_but_not_rebuilt(tmp_path):
+    env = Walk()
+    npg.train(toy(env), env, steps=20, out=tmp_path)
+    with pytest.raises(ValueError, match=r"not one that npg\.make_agent builds"):
+        Run(tmp_path).make_agent(env)
+
+
+class Changing(Toy):
+    """Diagnostics in another order, and later with another name."""
+
+    names = (("a", "b"), ("b", "a"), ("a", "c"))
+
+    def update(self, traj, rng):
+        super().update(traj, rng)
+        return {name: float(ord(name)) for name in self.names[min(int(self.updates), len(self.names)) - 1]}
+
+
+def test_diagnostics_are_kept_by_name_and_other_names_are_refused(tmp_path):
+    env = Walk()
+    with pytest.raises(ValueError, match="diagnostics must have the same names"):
+        npg.train(Changing(toy(env).policy), env, steps=3, record_every=1, out=tmp_path)
+    rows = Run(tmp_path).rows()
+    assert [(row["a"], row["b"]) for row in rows] == [(ord("a"), ord("b"))] * 2
+
+
+def test_an_untrained_agent_says_so():
+    env = Walk()
+    with pytest.raises(AttributeError, match=r"no attribute 'theta' yet: train the agent"):
+        npg.evaluate(toy(env), env, 1)

@@ -21,9 +21,8 @@ def _setting(default: Any, allowed: Callable[[Any], bool], expected: str) -> Any
 def number(default: float, low: float = -np.inf, high: float = np.inf) -> Any:
     """A setting that is a finite number in [low, high]."""
 
-    return _setting(
-        default, lambda value: is_number(value) and low <= value <= high, f"a number in [{low:g}, {high:g}]"
-    )
+    expected = f"a number in [{low:g}, {high:g}]" if high < np.inf else f"a number of at least {low:g}"
+    return _setting(default, lambda value: is_number(value) and low <= value <= high, expected)
 
 
 def integer(default: int, low: int) -> Any:
@@ -62,6 +61,10 @@ class Agent(Stateful):
             value = getattr(self, f.name)
             if "allowed" in f.metadata and not f.metadata["allowed"](value):
                 raise ValueError(f"{f.name} must be {f.metadata['expected']}, got {value!r}")
+
+    def __getattr__(self, name: str) -> Any:
+        hint = " yet: train the agent, or call agent.init(rng)" if name in type(self).learned else ""
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{hint}")
 
     @property
     def collect(self) -> Steps | Episodes:

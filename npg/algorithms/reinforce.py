@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from .._typing import Rng
-from ..critics import LinearValue
+from ..critics import LinearValue, ridge_least_squares
 from ..features import Features, rows
 from ..optimizers import OPTIMIZERS
 from ..returns import discounted_returns, leave_one_out_mean, total_returns
@@ -25,7 +25,8 @@ from .base import Agent, choice, integer, number
 class Reinforce(Agent):
     """Monte-Carlo policy gradient over batches of whole episodes, Eq. (1.16).
 
-    With the defaults the mean of a step is α times the gradient of the policy-gradient theorem, Eq. (1.9).
+    With the defaults, and where no time limit cuts an episode, the mean of the direction g is the gradient of the
+    policy-gradient theorem, Eq. (1.9).
 
     Parameters
     ----------
@@ -39,17 +40,18 @@ class Reinforce(Agent):
     returns : {"to_go", "total"}
         Weight each score by the reward-to-go, Eq. (1.7), or by the episode's total return, Eq. (1.5).
     outer_discount : bool
-        Keep the γ^t before the reward-to-go, as the exact gradient of J has it, Eq. (1.7); without it the update
-        follows Eq. (1.10).
+        With ``returns="to_go"``: keep the γ^t before it, as the exact gradient of J has it, Eq. (1.7); without it
+        the update follows Eq. (1.10).
     baseline : {"linear", "leave_one_out", "none"}
         b: v̂(S_t; w), Eq. (1.14); the mean return of the other episodes, Eq. (1.13); 0. None of them changes the
-        mean of the step, Eq. (1.11), as long as it does not depend on the episode it is used in.
+        mean of g, Eq. (1.11), as long as it does not depend on the episode it is used in.
     fit : {"earlier", "same"}
-        Whether b uses w fitted to the batch before (unbiased) or to this one (biased, Eq. (1.15)).
+        With ``baseline="linear"``: whether b uses w fitted to the batch before (unbiased) or to this one (biased,
+        Eq. (1.15)).
     ridge : float
-        κ of the fit, at least 0.
+        κ of the fit.
     normalize : bool
-        Divide δ by its standard deviation over the batch.
+        Divide δ by its standard deviation over the batch, unless that is rounding.
     optimizer : {"adam", "ascent"}
     alpha : float
         Step size α.
@@ -73,6 +75,11 @@ class Reinforce(Agent):
     alpha: float = number(0.05, 0)
 
     learned: ClassVar[tuple[str, ...]] = ("theta", "w", "ascent")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.baseline == "leave_one_out" and self.episodes < 2:
+            raise ValueError(f"episodes must be at least 2 with baseline='leave_one_out', got {self.episodes}")
 
     @property
     def collect(self) -> Episodes:
@@ -100,14 +107,14 @@ class Reinforce(Agent):
 
         b = np.zeros(len(t))
         if linear:
-            obs, w = traj.obs[traj.valid], self.w
-            self.w = self.v.fit(obs, G, self.ridge)
-            b = self.v.value(w if self.fit == "earlier" else self.w, obs)
+            phi, w = self.v.x(traj.obs[traj.valid]), self.w
+            self.w = ridge_least_squares(phi, G, self.ridge)
+            b = phi @ (w if self.fit == "earlier" else self.w)
         elif self.baseline == "leave_one_out":
             b = leave_one_out_mean(t, G, total)
         delta = G - b
-        if self.normalize:
-            delta /= delta.std() or 1.0
+        if self.normalize and delta.std() > 1e-9 * np.abs(delta).max():
+            delta /= delta.std()
 
         discount = self.gamma**t if self.outer_discount and not total else np.ones(len(t))
         g = self.policy.weighted_score(self.theta, x, a, discount * delta / M)
