@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -135,10 +135,12 @@ def _list(args: argparse.Namespace) -> int:
         print(f"{algorithm}: {(cls.__doc__ or '').splitlines()[0]}")
         for f in fields(cls):
             if f.metadata:
-                print(f"  {f.name}={json.dumps(f.default)}  {f.metadata['expected']}")
+                default = "" if f.default is MISSING else f"={json.dumps(f.default)}"
+                print(f"  {f.name}{default}  {f.metadata['expected']}")
         for (name, env_id), p in PRESETS.items():
             if name == algorithm:
                 print(f"  preset {env_id}: {p.num_envs} environments, {p.steps} steps, {json.dumps(p.settings)}")
+    print("settings of every policy: features, scale_features (of log σ, for Box actions), scale")
     print(f"features: {', '.join(KINDS)}")
     print("environments: any Gymnasium id with Box or Discrete observations and actions")
     return 0

@@ -24,10 +24,20 @@ def ridge_least_squares(x: Array, y: Array, ridge: float) -> Array:
     Returns
     -------
     (d,)
+
+    Raises
+    ------
+    FloatingPointError
+        If x or y is not finite.
     """
-    if ridge == 0:
-        return linalg.lstsq(x, y)[0]
-    return linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ y, assume_a="pos")
+    try:
+        if ridge == 0:
+            return linalg.lstsq(x, y)[0]
+        return linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ y, assume_a="pos")
+    except ValueError:
+        if np.isfinite(x).all() and np.isfinite(y).all():
+            raise
+        raise FloatingPointError("the features or targets of a least-squares fit are not finite") from None
 
 
 @dataclass(frozen=True)

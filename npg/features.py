@@ -369,6 +369,11 @@ KINDS: dict[str, type[Any]] = {
 }
 
 
+def default_kind(space: spaces.Space[Any], box: str = "affine") -> str:
+    """One-hot for a Discrete space, ``box`` for any other."""
+    return "onehot" if isinstance(space, spaces.Discrete) else box
+
+
 def make(spec: Any, space: spaces.Space[Any], scale: Any = None) -> Features:
     """Features of ``space`` from their JSON-able description.
 

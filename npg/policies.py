@@ -20,7 +20,7 @@ from gymnasium import spaces
 
 from ._typing import Array, Inputs, Rng
 from .distributions import Categorical, DiagonalGaussian, Distribution
-from .features import Affine, Constant, Features, OneHot, Pair
+from .features import Constant, Features, Pair, default_kind, make
 from .models import Linear, Model, Parallel
 
 
@@ -177,11 +177,6 @@ def GaussianLinear(mean_features: Features, scale_features: Features, n_actions:
     return Policy(Pair(mean_features, scale_features), model, DiagonalGaussian(n_actions))
 
 
-def default_features(space: spaces.Space[Any]) -> Features:
-    """One-hot features of a Discrete observation, affine features of a bounded Box."""
-    return OneHot(space) if isinstance(space, spaces.Discrete) else Affine(space)  # type: ignore[arg-type]
-
-
 def make_policy(
     observation_space: spaces.Space[Any],
     action_space: spaces.Space[Any],
@@ -206,7 +201,7 @@ def make_policy(
     """
     if not isinstance(observation_space, spaces.Box | spaces.Discrete):
         raise TypeError(f"observation space must be Box or Discrete, got {observation_space}")
-    features = features or default_features(observation_space)
+    features = features or make(default_kind(observation_space), observation_space)
     if isinstance(action_space, spaces.Discrete):
         return SoftmaxLinear(features, int(action_space.n))
     if isinstance(action_space, spaces.Box):

@@ -82,13 +82,14 @@ def make_agent(algorithm: str, env: Env, **settings: Any) -> Agent:
     cls = ALGORITHMS[algorithm]
     observation_space, action_space = single_spaces(env)
 
-    tabular = isinstance(observation_space, spaces.Discrete)
     scale = settings.pop("scale", None)
     own = {f.name for f in fields(cls)} - {"policy"}
     if "columns" in own:
         settings.setdefault("columns", env.num_envs if isinstance(env, VectorEnv) else 1)
-    specs: dict[str, Any] = {"features": "onehot" if tabular else "affine"}
-    specs |= {name: "onehot" if tabular else "polynomial" for name in own if name.endswith("features")}
+    specs: dict[str, Any] = {"features": features.default_kind(observation_space)}
+    for f in fields(cls):
+        if "features" in f.metadata:
+            specs[f.name] = features.default_kind(observation_space, f.metadata["features"])
     if isinstance(action_space, spaces.Box):
         specs["scale_features"] = "constant"
     for name in settings:

@@ -382,9 +382,9 @@ def train(
                 cut = online and save and counts["steps"] + request.n * collector.n_columns >= due
                 try:
                     traj = collector.collect(agent, request, rng_act, cut=cut)
-                except DivergenceError as error:
+                    diagnostics = agent.update(traj, rng_update)
+                except (DivergenceError, FloatingPointError) as error:
                     raise DivergenceError(f"{error}, at step {counts['steps']}; {ADVICE}") from None
-                diagnostics = agent.update(traj, rng_update)
                 counts["steps"] += int(np.count_nonzero(traj.valid))
                 counts["updates"] += 1
                 if not (cut or counts["steps"] >= due):

@@ -33,3 +33,9 @@ def test_tabular_value_is_a_table_and_its_fit_the_mean_of_each_state():
     w = ridge_least_squares(v.x(obs), targets, 1e-12)
     assert np.allclose(w, [2, 0, 5])
     assert np.array_equal(v.value(w, np.array([2, 1])), w[[2, 1]])
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1.0])
+def test_a_fit_to_what_is_not_finite_says_so(ridge):
+    with np.errstate(invalid="ignore"), pytest.raises(FloatingPointError, match="not finite"):
+        ridge_least_squares(np.eye(2), np.array([1.0, np.inf]), ridge)

@@ -15,7 +15,7 @@ from npg import features as F
 from npg.distributions import Categorical, DiagonalGaussian
 from npg.gradcheck import check_gradient, numerical_gradient
 from npg.models import Linear
-from npg.policies import GaussianLinear, Policy, SoftmaxLinear, default_features, make_policy
+from npg.policies import GaussianLinear, Policy, SoftmaxLinear, make_policy
 
 BOX = spaces.Box(-1.0, 1.0, (2,), dtype=np.float64)
 SOFTMAX, TABULAR, GAUSSIAN = S.softmax_policies(), S.tabular_policies(), S.gaussian_policies()
@@ -704,5 +704,6 @@ def test_gaussian_policy_computes_shared_features_once_and_keeps_them_once():
 
 
 def test_default_features_are_one_hot_or_affine():
-    assert default_features(spaces.Discrete(3)) == F.OneHot(3)
-    assert default_features(BOX) == F.Affine(BOX)
+    actions = spaces.Discrete(2)
+    assert make_policy(spaces.Discrete(3), actions).features == F.OneHot(3)
+    assert make_policy(BOX, actions).features == F.Affine(BOX)

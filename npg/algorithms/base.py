@@ -31,6 +31,11 @@ def integer(default: int, low: int) -> Any:
     return _setting(default, lambda value: is_integer(value, low), f"an integer of at least {low}")
 
 
+def features(kind: str) -> Any:
+    """A setting that is features of the observation: of this kind for a Box by default, one-hot for Discrete."""
+    return field(metadata={"features": kind, "expected": f"features, {kind} (one-hot if Discrete) by default"})
+
+
 def choice(*options: Any) -> Any:
     """A setting that is one of ``options``, the first by default."""
 
@@ -98,5 +103,5 @@ class Agent(Stateful):
         for f in fields(self):
             if f.name != "policy":
                 value = getattr(self, f.name)
-                config[f.name] = describe(value) if f.name.endswith("features") else value
+                config[f.name] = describe(value) if "features" in f.metadata else value
         return config

@@ -18,7 +18,7 @@ from ..features import Features, rows
 from ..optimizers import OPTIMIZERS
 from ..returns import discounted_returns, leave_one_out_mean, total_returns
 from ..rollout import Episodes, Trajectories
-from .base import Agent, choice, integer, number
+from .base import Agent, choice, features, integer, number
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Reinforce(Agent):
     otherwise its return ends there, which makes the limit part of the task.
     """
 
-    baseline_features: Features
+    baseline_features: Features = features("polynomial")
     gamma: float = number(0.99, 0, 1)
     episodes: int = integer(16, 1)
     returns: str = choice("to_go", "total")
