@@ -32,6 +32,7 @@ def learning_curves(runs: list[Run], path: str | Path) -> None:
             raise ValueError(f"{run.path} has recorded no finished episode yet")
         axes.plot(*zip(*points, strict=True), marker="o" if len(points) == 1 else None, label=str(run.path))
     axes.set_xlabel("environment steps")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_ylabel("mean return of training episodes")
     axes.grid(alpha=0.3)
     axes.legend(loc="best", fontsize="small")

@@ -52,8 +52,8 @@ def discounted_returns(
     ValueError, TypeError
         For γ outside [0, 1], for shapes that differ, for flags that are not boolean.
     """
-    if isinstance(bootstrap, int | float):
-        bootstrap = np.full(np.shape(rewards), bootstrap)
+    rewards, terminated, truncated = map(np.asarray, (rewards, terminated, truncated))
+    bootstrap = np.full(rewards.shape, bootstrap) if np.ndim(bootstrap) == 0 else np.asarray(bootstrap)
     _check(gamma, rewards=rewards, terminated=terminated, truncated=truncated, bootstrap=bootstrap)
     cut = truncated.copy()
     cut[-1:] = True

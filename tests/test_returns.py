@@ -64,7 +64,10 @@ def test_columns_do_not_mix(segment, gamma):
 def test_a_zero_bootstrap_may_be_given_as_a_number_and_inputs_are_left_alone():
     rewards, flags = np.ones((3, 1)), np.zeros((3, 1), dtype=bool)
     assert discounted_returns(rewards, flags, flags, 0.5).ravel().tolist() == [1.75, 1.5, 1.0]
-    assert discounted_returns(rewards, flags, flags, 0.5, 8).ravel().tolist() == [2.75, 3.5, 5.0]
+    for eight in (8, 8.0, np.int64(8)):
+        assert discounted_returns(rewards, flags, flags, 0.5, eight).ravel().tolist() == [2.75, 3.5, 5.0]
+    lists = [a.tolist() for a in (rewards, flags, flags)]
+    assert discounted_returns(*lists, 0.5).ravel().tolist() == [1.75, 1.5, 1.0]
     assert rewards.sum() == 3
     assert not flags.any()
 
