@@ -1,5 +1,6 @@
 """What every method is: an object that acts and learns and never steps an environment."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
@@ -46,7 +47,7 @@ def choice(*options: Any) -> Any:
 
 
 @dataclass
-class Agent(Stateful):
+class Agent(Stateful, ABC):
     """Base of the methods: a policy, its θ, and the settings, which are the fields of the dataclass.
 
     A method defines ``collect`` (what one update learns from), ``update``, ``learned`` (the names of what it
@@ -72,9 +73,9 @@ class Agent(Stateful):
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{hint}")
 
     @property
+    @abstractmethod
     def collect(self) -> Steps | Episodes:
         """What one update learns from."""
-        raise NotImplementedError
 
     def init(self, rng: Rng) -> None:
         """Set everything that is learned to its initial value."""
@@ -87,9 +88,9 @@ class Agent(Stateful):
             return self.policy.sample(self.theta, x, rng), x
         return self.policy.mode(self.theta, x), x
 
+    @abstractmethod
     def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
         """Learn from ``traj``; return diagnostics, the same keys every time."""
-        raise NotImplementedError
 
     @property
     def config(self) -> dict[str, Any]:
