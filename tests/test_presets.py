@@ -245,7 +245,7 @@ def test_every_kind_of_features_can_be_asked_for_by_name():
 
 
 def test_a_method_that_defines_nothing_says_so():
-    with pytest.raises(TypeError, match="collect.*update"):
+    with pytest.raises(TypeError, match=r"collect.*update"):
         Agent(npg.make_policy(BOX, Discrete(2)))
 
 
