@@ -6,7 +6,6 @@ import os
 import sys
 import time
 from dataclasses import MISSING, fields
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -70,15 +69,16 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
 
 def _new_directory(algorithm: str, env_id: str, seed: int) -> Path:
     base = Path("runs") / f"{algorithm}-{env_id.replace('/', '_').replace(':', '_')}-seed{seed}"
-    for k in count(1):
-        candidate = base if k == 1 else base.with_name(f"{base.name}-{k}")
+    candidate, k = base, 1
+    while True:
         try:
             candidate.mkdir(parents=True)
             return candidate
         except FileExistsError:
             if not Path("runs").is_dir():
                 raise
-    raise AssertionError
+        k += 1
+        candidate = base.with_name(f"{base.name}-{k}")
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -99,8 +99,7 @@ def _train(args: argparse.Namespace) -> int:
             raise ValueError("npg train needs ALGORITHM and ENV, or --resume DIR")
         defaults = preset(args.algorithm, args.env)
         num_envs = defaults.num_envs if args.num_envs is None else args.num_envs
-        if num_envs < 0:
-            raise ValueError(f"--num-envs must be at least 0, got {num_envs}")
+        at_least("--num-envs", num_envs, 0)
         env = make_vec(args.env, num_envs) if num_envs else make_env(args.env)
         agent = make_agent(args.algorithm, env, **_settings(args.set))
         seed, done = args.seed or 0, 0

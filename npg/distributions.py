@@ -94,7 +94,9 @@ class Categorical:
     def entropy_grad(self, eta: Array) -> Array:
         """∇_η H = −p (log p + H), Eq. (2.5): (B, k)."""
         log_p = log_softmax(eta)
-        return -np.exp(log_p) * (log_p + self.entropy(eta)[:, None])
+        p = np.exp(log_p)
+        H = -(p * log_p).sum(axis=-1, keepdims=True)
+        return -p * (log_p + H)
 
     def kl(self, eta_p: Array, eta_q: Array) -> Array:
         """KL(p‖q) = Σ p (log p − log q) in nats, Eq. (2.6): (B,)."""

@@ -163,7 +163,7 @@ def GaussianLinear(mean_features: Features, scale_features: Features, n_actions:
     """Normal actions with linear mean and linear log σ, Eqs. (3.1), (3.6), (3.7).
 
     θ = [W_mu.ravel(), W_sigma.ravel()] of shapes (n_actions, d_mu) and (n_actions, d_sigma); x is the pair
-    (x_mu, x_sigma), computed once where both come from one feature object.
+    (x_mu, x_sigma), computed once where both features are equal.
 
     Parameters
     ----------

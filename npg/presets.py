@@ -69,8 +69,8 @@ def make_agent(algorithm: str, env: Env, **settings: Any) -> Agent:
     **settings
         Fields of the algorithm's class, of which ``columns`` is the number of parallel environments unless given;
         ``features`` of the policy and ``scale_features`` of its log σ, each features, a kind (``"fourier"``) or a
-        dict (``{"kind": "fourier", "order": 5}``); ``scale``, the half-width of the
-        range of each component of the observation, for all features that have none of their own.
+        dict (``{"kind": "fourier", "order": 5}``); ``scale``, the half-width of the range of each component of the
+        observation, for all features that have none of their own.
 
     Raises
     ------

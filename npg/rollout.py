@@ -316,12 +316,13 @@ def _env_action(space: spaces.Space[Any], vector: bool) -> Callable[[Array], Any
         raise TypeError(f"action space must be Box or Discrete, got {space}")
     shape = (-1, *space.shape) if vector else space.shape
     low, high = space.low.astype(float), space.high.astype(float)
-    integers = space.dtype.kind in "iu"
+    dtype = space.dtype
+    integers = dtype.kind in "iu"
 
     def clipped(a: Array) -> Array:
         if not _all_finite(a):
             raise DivergenceError(f"the policy chose the action {a}, which is not finite")
-        a = np.minimum(np.maximum(a.reshape(shape), low), high)
-        return np.asarray(np.rint(a) if integers else a, dtype=space.dtype)
+        a = a.reshape(shape).clip(low, high)
+        return np.asarray(np.rint(a) if integers else a, dtype=dtype)
 
     return clipped

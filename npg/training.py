@@ -1,8 +1,9 @@
 """The one training loop, evaluation, and run directories.
 
-The loop is the same for every method: collect what the agent asks for, let it update, and at every record check
-that all is finite, report, and checkpoint. A run directory holds ``config.json``, ``metrics.csv`` and
-``checkpoint.npz``; a run that is killed at any moment and resumed ends with the same arrays as one that is not.
+The loop is the same for every method: collect what the agent asks for, let it update, at every record check that
+all is finite and report, and save a checkpoint from where the run can go on exactly. A run directory holds
+``config.json``, ``metrics.csv`` and ``checkpoint.npz``; a run that is killed at any moment and resumed ends with the
+same arrays as one that is not.
 """
 
 import csv
@@ -54,7 +55,7 @@ class History:
 
 
 class Run:
-    """A run directory. Files are written under another name, flushed and renamed: a crash leaves the old ones.
+    """A run directory. Metrics are appended; other files are written under another name, flushed and renamed.
 
     Parameters
     ----------
@@ -144,7 +145,7 @@ class Run:
         path = self.path / "metrics.csv"
         with open(path, "a", newline="", encoding="utf-8") as file:
             names = self._names = self._names or list(row)
-            if names != list(row) and set(names) != set(row):
+            if set(names) != set(row):
                 raise ValueError(f"diagnostics must have the same names at every update: {names}, got {list(row)}")
             writer = csv.DictWriter(file, names)
             if not file.tell():

@@ -339,7 +339,7 @@ BAD_ARGUMENTS = {
     "train reinforce CartPole-v1 --steps 0": ["steps must be an integer of at least 1, got 0"],
     "train reinforce CartPole-v1 --steps -5": ["steps must be an integer of at least 1, got -5"],
     "train reinforce CartPole-v1 --seed -1": ["seed must be an integer of at least 0, got -1"],
-    "train reinforce CartPole-v1 --num-envs -1": ["--num-envs must be at least 0, got -1"],
+    "train reinforce CartPole-v1 --num-envs -1": ["--num-envs must be an integer of at least 0, got -1"],
     "train --resume missing": ["missing is not a run directory"],
     "evaluate missing": ["missing is not a run directory"],
     "plot missing": ["missing is not a run directory"],

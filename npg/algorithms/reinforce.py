@@ -5,6 +5,8 @@ Loop: generate episodes S_0, A_0, R_1, …, R_T following π_θ; for each step t
     G ← Σ_{k>t} γ^{k−t−1} R_k
     δ ← G − b(S_t)
     θ ← θ + α (1/M) γ^t δ ∇ ln π(A_t|S_t, θ)
+
+and, for the next batch, w ← argmin Σ (wᵀx(S_t) − G)² + κ‖w‖² where b(s) = v̂(s; w) = wᵀx(s).
 """
 
 from dataclasses import dataclass
