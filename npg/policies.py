@@ -104,6 +104,36 @@ class Policy:
         u = self.distribution.score(eta, self._actions(eta, a))
         return self.model.vjp(theta, x, self._weights(eta, w) * u)
 
+    def all_actions(self, theta: Array, x: Inputs, q: Array) -> Array:
+        """Σ_a q(s_i, a) ∇θ π_θ(a|s_i) of each row, Eqs. (4.10), (5.14), for reading and tests: (B, n).
+
+        Parameters
+        ----------
+        theta : (n,)
+        x : B rows
+        q : (B, k)
+            A number for each of the k discrete actions.
+
+        Raises
+        ------
+        TypeError
+            If actions are not discrete.
+        """
+        return np.einsum("bkn,bk->bn", self.model.jacobian(theta, x), self._expected(self.eta(theta, x), q))
+
+    def all_actions_gradient(self, theta: Array, x: Inputs, q: Array, w: Array) -> Array:
+        """Σ_i w_i Σ_a q(s_i, a) ∇θ π_θ(a|s_i), Eqs. (1.9), (4.10): (n,)."""
+        eta = self.eta(theta, x)
+        return self.model.vjp(theta, x, self._weights(eta, w) * self._expected(eta, q))
+
+    def _expected(self, eta: Array, q: Array) -> Array:
+        """Σ_a q(s, a) ∇_η π(a|s) = F_η q, Eq. (4.10)."""
+        if not isinstance(self.distribution, Categorical):
+            raise TypeError(f"a sum over all actions needs discrete actions, got {self.distribution}")
+        if np.shape(q) != eta.shape:
+            raise ValueError(f"q must have shape {eta.shape} to go with x, got {np.shape(q)}")
+        return self.distribution.fisher_product(eta, q)
+
     def entropy(self, theta: Array, x: Inputs) -> Array:
         """Entropy of π_θ(·|s) in nats, Eqs. (2.4), (2.12): (B,)."""
         return self.distribution.entropy(self.eta(theta, x))

@@ -1,0 +1,413 @@
+"""Finite Markov decision processes solved exactly: what every estimator is checked against (derivations, chapter 4).
+
+On a small problem the objective, its gradient, the visitation of states and the Fisher matrix are the solutions of
+linear systems, and the mean and covariance of any estimator are finite sums over all trajectories. Shapes: S
+states, A actions, n parameters; a policy is a matrix π (S, A), or an ``npg.Policy`` whose observations are the
+states 0, …, S − 1, together with θ. Functions of θ keep a complex dtype, so that the complex step works.
+"""
+
+# mypy: disable-error-code="no-any-return"
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy import linalg, sparse
+from scipy.sparse import csgraph
+
+from ._checks import at_least, is_number
+from ._typing import Array, Inputs
+from .distributions import Categorical
+from .features import rows
+from .policies import Policy
+from .rollout import Trajectories
+
+ROW_SUM_TOLERANCE = 1e-9
+"""How far the probabilities of a row may sum from one."""
+MAX_ROWS = 5_000_000
+"""Rows (trajectories times steps) that ``enumerate_trajectories`` makes at most: about half a gigabyte."""
+
+
+def _probabilities(name: str, p: Array, shape: tuple[int, ...]) -> Array:
+    """A read-only copy of ``p``, refused unless its last axis holds probabilities."""
+    p = np.array(p, dtype=float)
+    if p.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {p.shape}")
+    if not (p >= 0).all():
+        raise ValueError(f"{name} must hold probabilities of at least 0, got {p[~(p >= 0)][0]}")
+    error = np.abs(p.sum(axis=-1) - 1)
+    if error.max() > ROW_SUM_TOLERANCE:
+        row = np.unravel_index(error.argmax(), error.shape)
+        where = f"{name}[{', '.join(map(str, row))}]" if row else name
+        raise ValueError(f"{where} must sum to 1, got {p[row].sum()}")
+    p.setflags(write=False)
+    return p
+
+
+def _all_reach(graph: Array, targets: Array) -> bool:
+    """Whether from every node of a graph (S, S) of edges some node of ``targets`` (S,) can be reached."""
+    backwards = np.zeros((len(graph) + 1, len(graph) + 1), dtype=bool)
+    backwards[:-1, :-1] = graph.T
+    backwards[-1, :-1] = targets
+    reached = csgraph.breadth_first_order(sparse.csr_array(backwards), len(graph), return_predecessors=False)
+    return len(reached) == len(backwards)
+
+
+@dataclass(frozen=True, eq=False)
+class TabularMDP:
+    """A finite Markov decision process.
+
+    A state that every action leaves unchanged at reward 0 is terminal: the episode ends on entering it.
+
+    Parameters
+    ----------
+    P : (S, A, S)
+        P[s, a, s'] = Pr(s' | s, a).
+    R : (S, A)
+        R[s, a], the reward of taking a in s.
+    gamma : float
+        Discount γ in [0, 1]; 1 only if a terminal state can be reached from every state.
+    rho0 : (S,)
+        Distribution of the first state; zero on terminal states.
+
+    Raises
+    ------
+    ValueError
+        If shapes disagree, a row is no distribution, a reward is not finite, or γ is not as above.
+
+    Notes
+    -----
+    Where a method takes ``policy, theta``, give a matrix π (S, A) alone or a ``Policy`` and its θ. With γ = 1 a
+    policy under which some state never reaches a terminal one has no finite values: a ``ValueError``.
+    """
+
+    P: Array
+    R: Array
+    gamma: float
+    rho0: Array
+
+    def __post_init__(self) -> None:
+        shape = np.shape(self.P)
+        if len(shape) != 3 or shape[0] != shape[2] or 0 in shape:
+            raise ValueError(f"P must have shape (S, A, S), got {shape}")
+        R = np.array(self.R, dtype=float)
+        if R.shape != shape[:2]:
+            raise ValueError(f"R must have shape {shape[:2]} to go with P, got {R.shape}")
+        if not np.isfinite(R).all():
+            raise ValueError(f"R must be finite, got {R[~np.isfinite(R)][0]}")
+        if not (is_number(self.gamma) and 0 <= self.gamma <= 1):
+            raise ValueError(f"gamma must be a number in [0, 1], got {self.gamma!r}")
+        R.setflags(write=False)
+        for name, value in (
+            ("P", _probabilities("P", self.P, shape)),
+            ("R", R),
+            ("rho0", _probabilities("rho0", self.rho0, shape[:1])),
+        ):
+            object.__setattr__(self, name, value)
+        if self.rho0[self.terminal].any():
+            raise ValueError(f"rho0 must be 0 on terminal states, got {self.rho0} with terminal {self.terminal}")
+        if self.gamma == 1 and not _all_reach(self.P.any(axis=1), self.terminal):
+            raise ValueError("gamma must be below 1 unless a terminal state can be reached from every state, got 1")
+
+    @property
+    def n_states(self) -> int:
+        """S, terminal states included."""
+        return self.P.shape[0]
+
+    @property
+    def n_actions(self) -> int:
+        """A."""
+        return self.P.shape[1]
+
+    @cached_property
+    def terminal(self) -> Array:
+        """Which states are terminal: (S,) boolean."""
+        s = np.arange(self.n_states)
+        return (self.P[s, :, s] == 1).all(axis=1) & (self.R == 0).all(axis=1)
+
+    def features(self, policy: Policy) -> Inputs:
+        """x of each state, S rows."""
+        return policy.features(np.arange(self.n_states))
+
+    def policy_matrix(self, policy: Policy | Array, theta: Array | None = None) -> Array:
+        """π(a|s): (S, A).
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a matrix is not one distribution per state; if a ``Policy`` has other actions or comes without θ.
+        """
+        if not isinstance(policy, Policy):
+            if theta is not None:
+                raise TypeError("theta goes with an npg.Policy, got it with a matrix")
+            return _probabilities("policy", policy, (self.n_states, self.n_actions))
+        if policy.distribution != Categorical(self.n_actions):
+            raise ValueError(f"policy must choose among {self.n_actions} actions, got {policy.distribution}")
+        if theta is None:
+            raise TypeError("theta is missing: an npg.Policy needs its parameters")
+        return policy.distribution.probabilities(policy.eta(theta, self.features(policy)))
+
+    def _chain(self, pi: Array) -> Array:
+        """P_π: (S, S)."""
+        return np.einsum("sa,sat->st", pi, self.P)
+
+    def _system(self, pi: Array, gamma: float) -> tuple[Array, Array]:
+        """LU factors of I − γ P_π on the non-terminal states, Eq. (4.2)."""
+        chain = self._chain(pi)
+        if gamma == 1 and not _all_reach(chain != 0, self.terminal):
+            raise ValueError("with gamma = 1 the policy must reach a terminal state from every state; this one does not")
+        live = ~self.terminal
+        return linalg.lu_factor(np.eye(live.sum()) - gamma * chain[np.ix_(live, live)])
+
+    def _solve(self, factors: tuple[Array, Array], b: Array, transposed: bool = False) -> Array:
+        """Solution of the system for the right-hand side ``b`` (S, …), zero on terminal states."""
+        solution = np.zeros(b.shape, dtype=np.result_type(factors[0], b))
+        live = ~self.terminal
+        solution[live] = linalg.lu_solve(factors, b[live], trans=int(transposed))
+        return solution
+
+    def _action_value(self, v: Array) -> Array:
+        return self.R + self.gamma * (self.P @ v)
+
+    def _values_to_go(self, pi: Array, horizon: int) -> Iterator[tuple[Array, Array]]:
+        """q_h and v_h for h = 1, …, horizon, Eq. (4.14)."""
+        at_least("horizon", horizon, 1)
+        v = np.zeros(self.n_states)
+        for _ in range(horizon):
+            q = self._action_value(v)
+            v = (pi * q).sum(axis=1)
+            yield q, v
+
+    def _evaluate(self, pi: Array, horizon: int | None) -> tuple[Array, Array]:
+        """q_π and v_π, of the next ``horizon`` steps if given."""
+        if horizon is None:
+            v = self._solve(self._system(pi, self.gamma), (pi * self.R).sum(axis=1))
+            return self._action_value(v), v
+        *_, last = self._values_to_go(pi, horizon)
+        return last
+
+    def value(self, policy: Policy | Array, theta: Array | None = None, horizon: int | None = None) -> Array:
+        """v_π, the solution of the Bellman equation, Eqs. (4.1), (4.2); of the next ``horizon`` steps, Eq. (4.14): (S,)."""
+        return self._evaluate(self.policy_matrix(policy, theta), horizon)[1]
+
+    def action_value(self, policy: Policy | Array, theta: Array | None = None, horizon: int | None = None) -> Array:
+        """q_π(s, a) = R(s, a) + γ Σ P(s'|s, a) v_π(s'), Eq. (4.1): (S, A)."""
+        return self._evaluate(self.policy_matrix(policy, theta), horizon)[0]
+
+    def advantage(self, policy: Policy | Array, theta: Array | None = None, horizon: int | None = None) -> Array:
+        """a_π(s, a) = q_π(s, a) − v_π(s), Eq. (4.1): (S, A)."""
+        q, v = self._evaluate(self.policy_matrix(policy, theta), horizon)
+        return q - v[:, None]
+
+    def J(self, policy: Policy | Array, theta: Array | None = None, horizon: int | None = None) -> float:
+        """J = ρ_0ᵀ v_π, Eq. (4.3), the objective Eq. (1.1); J_H of the first ``horizon`` steps, Eq. (4.14)."""
+        return self.rho0 @ self.value(policy, theta, horizon)
+
+    def visitation(
+        self,
+        policy: Policy | Array,
+        theta: Array | None = None,
+        *,
+        gamma: float | None = None,
+        normalized: bool = False,
+    ) -> Array:
+        """d_γ(s) = Σ_t γ^t Pr(S_t = s), zero on terminal states, Eqs. (4.4), (4.5): (S,).
+
+        Parameters
+        ----------
+        policy, theta
+        gamma : float, optional
+            Another discount than the problem's: with 1, d_1 is the expected number of visits per episode.
+        normalized : bool
+            Divide by the sum; with γ = 1, the episodic on-policy distribution (Sutton & Barto 2018, p. 199).
+        """
+        gamma = self.gamma if gamma is None else gamma
+        d = self._solve(self._system(self.policy_matrix(policy, theta), gamma), self.rho0, transposed=True)
+        return d / d.sum() if normalized else d
+
+    def state_marginals(self, policy: Policy | Array, theta: Array | None = None, *, horizon: int) -> Array:
+        """Pr(S_t = s) for t = 0, …, horizon, terminal states included, Eq. (4.6): (horizon + 1, S).
+
+        Those of two policies within total variation α are within 2αt of each other in L1, Eq. (6.6).
+        """
+        chain = self._chain(self.policy_matrix(policy, theta))
+        p = np.empty((horizon + 1, self.n_states), dtype=chain.dtype)
+        p[0] = self.rho0
+        for t in range(horizon):
+            p[t + 1] = p[t] @ chain
+        return p
+
+    def stationary_distribution(self, policy: Policy | Array, theta: Array | None = None) -> Array:
+        """μ with μᵀP_π = μᵀ and Σ μ = 1, Eq. (4.7): (S,).
+
+        Raises
+        ------
+        ValueError
+            If the chain has several recurrent classes, hence no unique μ.
+        """
+        chain = self._chain(self.policy_matrix(policy, theta))
+        n, label = csgraph.connected_components(sparse.csr_array(chain != 0), connection="strong")
+        leaves = label[:, None] != label[None, :]
+        transient = np.unique(label[((chain != 0) & leaves).any(axis=1)])
+        if n - len(transient) > 1:
+            raise ValueError(f"the policy must have one recurrent class of states, got {n - len(transient)}")
+        recurrent = ~np.isin(label, transient)
+        equations = chain[np.ix_(recurrent, recurrent)].T - np.eye(recurrent.sum())
+        equations[0] = 1  # the balance of one state follows from the others; Σ μ = 1 takes its place
+        mu = np.zeros(self.n_states, dtype=chain.dtype)
+        mu[recurrent] = linalg.solve(equations, np.eye(len(equations))[0])
+        return mu
+
+    def gradient(self, policy: Policy, theta: Array, horizon: int | None = None) -> Array:
+        """∇J by the policy-gradient theorem, Eqs. (1.9), (4.9), (4.10); ∇J_H, Eq. (4.15): (n,)."""
+        pi, x = self.policy_matrix(policy, theta), self.features(policy)
+        if horizon is None:
+            factors = self._system(pi, self.gamma)
+            q = self._action_value(self._solve(factors, (pi * self.R).sum(axis=1)))
+            d = self._solve(factors, self.rho0, transposed=True)
+            return policy.all_actions_gradient(theta, x, q, d)
+        q_to_go = [q for q, _ in self._values_to_go(pi, horizon)]
+        p = self.state_marginals(policy, theta, horizon=horizon)
+        dq = sum(self.gamma**t * p[t, :, None] * q_to_go[horizon - t - 1] for t in range(horizon))
+        return policy.all_actions_gradient(theta, x, np.asarray(dq), np.ones(self.n_states))
+
+    def value_jacobian(self, policy: Policy, theta: Array) -> Array:
+        """∂v_π/∂θ by differentiating the Bellman equation, Eq. (4.8); ρ_0ᵀ ∂v_π/∂θ = ∇J, Eq. (4.9): (S, n)."""
+        pi, x = self.policy_matrix(policy, theta), self.features(policy)
+        softmax_jacobian = policy.distribution.fisher(policy.eta(theta, x))
+        d_pi = softmax_jacobian @ policy.model.jacobian(theta, x)  # (S, A, n)
+        factors = self._system(pi, self.gamma)
+        q = self._action_value(self._solve(factors, (pi * self.R).sum(axis=1)))
+        return self._solve(factors, np.einsum("sa,san->sn", q, d_pi))
+
+    def fisher(self, policy: Policy, theta: Array, *, normalized: bool = False) -> Array:
+        """F(θ) = Σ_s d_γ(s) F_s(θ) under the exact visitation, Eq. (4.11): (n, n)."""
+        d = self.visitation(policy, theta, normalized=normalized)
+        return policy.fisher(theta, self.features(policy), d)
+
+    def natural_gradient(self, policy: Policy, theta: Array, *, normalized: bool = False) -> Array:
+        """F⁺∇J, the shortest solution of F u = ∇J, Eqs. (4.12), (4.13): (n,).
+
+        Found as the least-squares fit of uᵀ∇log π(a|s) to a_π(s, a), whose normal equations these are; that
+        avoids squaring the condition number. ``normalized`` takes F under the normalised visitation.
+        """
+        pi = self.policy_matrix(policy, theta)
+        s, a = (index.ravel() for index in np.indices(pi.shape))
+        d = self.visitation(policy, theta)
+        psi = policy.score(theta, rows(self.features(policy), s), a)
+        weight = np.sqrt(d[s] * pi[s, a])
+        u = np.linalg.lstsq(weight[:, None] * psi, weight * self.advantage(policy, theta)[s, a], rcond=1e-12)[0]
+        return u * d.sum() if normalized else u
+
+    def surrogate(self, new: Array, old: Array) -> float:
+        """L_old(new) = J(old) + Σ_s d_old(s) Σ_a new(a|s) a_old(s, a), Eqs. (6.2), (6.3).
+
+        With d_new in place of d_old it would be J(new), the performance-difference lemma, Eq. (6.1).
+
+        Parameters
+        ----------
+        new, old : (S, A)
+            Policies as matrices, which ``policy_matrix`` makes.
+        """
+        new = self.policy_matrix(new)
+        return self.J(old) + self.visitation(old) @ (new * self.advantage(old)).sum(axis=1)
+
+    def lower_bound(self, new: Array, old: Array) -> float:
+        """J(new) ≥ L_old(new) − 4εγα²/(1−γ)², α = max_s TV(new, old), ε = max |a_old|, Eqs. (6.8)–(6.11), (6.13).
+
+        Theorem 1 of Schulman et al. (2015). Its penalty is of second order in α, the gain of first order.
+
+        Raises
+        ------
+        ValueError
+            If γ = 1.
+        """
+        if self.gamma == 1:
+            raise ValueError("the bound needs gamma below 1, got 1")
+        alpha = total_variation(new, old).max()
+        epsilon = np.abs(self.advantage(old)).max()
+        return self.surrogate(new, old) - 4 * epsilon * self.gamma * alpha**2 / (1 - self.gamma) ** 2
+
+
+def total_variation(p: Array, q: Array) -> Array:
+    """TV(p, q) = ½ Σ|p − q| over the last axis, Eq. (6.4).
+
+    Some coupling of p and q agrees with probability 1 − TV, and none more often, Eq. (6.5). Means of f under p
+    and q differ by at most 2 TV max|f|, Eq. (6.7).
+    """
+    return np.abs(np.asarray(p) - q).sum(axis=-1) / 2
+
+
+def enumerate_trajectories(
+    mdp: TabularMDP, policy: Policy, theta: Array, horizon: int, max_rows: int = MAX_ROWS
+) -> tuple[Trajectories, Array]:
+    """Every trajectory of at most ``horizon`` steps that has positive probability, Eqs. (1.2), (4.16).
+
+    Parameters
+    ----------
+    mdp : TabularMDP
+    policy : Policy
+    theta : (n,)
+    horizon : int
+        H: trajectories still running after H steps are truncated there.
+    max_rows : int
+        The most rows, trajectories times H, to make.
+
+    Returns
+    -------
+    Trajectories
+        One column a trajectory, padded with invalid rows after its end.
+    (N,)
+        Their probabilities, so that E f = Σ_i p_i f_i.
+
+    Raises
+    ------
+    ValueError
+        If there are more than ``max_rows`` rows; nothing is made then.
+    """
+    at_least("horizon", horizon, 1)
+    pi = mdp.policy_matrix(policy, theta)
+    step = pi[:, :, None] * mdp.P
+    step[mdp.terminal] = 0
+    s = np.flatnonzero(mdp.terminal)
+    step[s, 0, s] = 1  # a finished trajectory goes on as itself
+    count = np.ones(mdp.n_states)
+    branches = (step > 0).sum(axis=1).astype(float)
+    for _ in range(horizon):
+        count = np.minimum(branches @ count, 1e18)
+    n = count[mdp.rho0 > 0].sum()
+    if n * horizon > max_rows:
+        raise ValueError(
+            f"horizon {horizon} gives {n:.3g} trajectories of {horizon} steps, more than max_rows = {max_rows}: "
+            "take a shorter horizon or a smaller problem"
+        )
+
+    source, action, successor = np.nonzero(step)
+    n_children = np.bincount(source, minlength=mdp.n_states)
+    first_child = np.cumsum(n_children) - n_children
+    state = np.flatnonzero(mdp.rho0)
+    probability = mdp.rho0[state]
+    taken: list[Array] = []  # of each step, the branch that each trajectory took
+    for _ in range(horizon):
+        parent = np.repeat(np.arange(len(state)), n_children[state])
+        sibling = np.arange(len(parent)) - np.repeat(np.cumsum(n_children[state]) - n_children[state], n_children[state])
+        branch = first_child[state[parent]] + sibling
+        taken = [earlier[parent] for earlier in taken] + [branch]
+        probability = probability[parent] * step[source[branch], action[branch], successor[branch]]
+        state = successor[branch]
+
+    branches_taken = np.array(taken)
+    obs, actions, next_obs = source[branches_taken], action[branches_taken], successor[branches_taken]
+    valid = ~mdp.terminal[obs]
+    terminated = mdp.terminal[next_obs] & valid
+    truncated = np.zeros_like(valid)
+    truncated[-1] = valid[-1] & ~terminated[-1]
+    rewards = mdp.R[obs, actions]
+    t = np.arange(horizon)[:, None] * valid
+    for array in (obs, actions, next_obs, rewards):
+        array[~valid] = 0
+    x = np.asarray(policy.features(obs.ravel()))
+    x = x.reshape(*obs.shape, *x.shape[1:])
+    x[~valid] = 0
+    return Trajectories(obs, x, actions, rewards, next_obs, terminated, truncated, valid, t), probability
