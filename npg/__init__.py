@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-from . import features, gradcheck, returns
+from . import envs, estimators, exact, features, gradcheck, returns
 from .algorithms import ALGORITHMS
 from .envs import make_env, make_vec
 from .policies import GaussianLinear, Policy, SoftmaxLinear, make_policy
@@ -20,7 +20,10 @@ __all__ = [
     "SoftmaxLinear",
     "Steps",
     "Trajectories",
+    "envs",
+    "estimators",
     "evaluate",
+    "exact",
     "features",
     "gradcheck",
     "make_agent",

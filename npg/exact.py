@@ -107,7 +107,7 @@ class TabularMDP:
             object.__setattr__(self, name, value)
         if self.rho0[self.terminal].any():
             raise ValueError(f"rho0 must be 0 on terminal states, got {self.rho0} with terminal {self.terminal}")
-        if self.gamma == 1 and not _all_reach(self.P.any(axis=1), self.terminal):
+        if self.gamma == 1 and not _all_reach(self.P.max(axis=1) > 0, self.terminal):
             raise ValueError("gamma must be below 1 unless a terminal state can be reached from every state, got 1")
 
     @property
@@ -156,7 +156,9 @@ class TabularMDP:
         """LU factors of I − γ P_π on the non-terminal states, Eq. (4.2)."""
         chain = self._chain(pi)
         if gamma == 1 and not _all_reach(chain != 0, self.terminal):
-            raise ValueError("with gamma = 1 the policy must reach a terminal state from every state; this one does not")
+            raise ValueError(
+                "with gamma = 1 the policy must reach a terminal state from every state; this one does not"
+            )
         live = ~self.terminal
         return linalg.lu_factor(np.eye(live.sum()) - gamma * chain[np.ix_(live, live)])
 
@@ -188,7 +190,7 @@ class TabularMDP:
         return last
 
     def value(self, policy: Policy | Array, theta: Array | None = None, horizon: int | None = None) -> Array:
-        """v_π, the solution of the Bellman equation, Eqs. (4.1), (4.2); of the next ``horizon`` steps, Eq. (4.14): (S,)."""
+        """v_π, the solution of the Bellman equation, Eqs. (4.1), (4.2); of ``horizon`` steps, Eq. (4.14): (S,)."""
         return self._evaluate(self.policy_matrix(policy, theta), horizon)[1]
 
     def action_value(self, policy: Policy | Array, theta: Array | None = None, horizon: int | None = None) -> Array:
@@ -202,7 +204,7 @@ class TabularMDP:
 
     def J(self, policy: Policy | Array, theta: Array | None = None, horizon: int | None = None) -> float:
         """J = ρ_0ᵀ v_π, Eq. (4.3), the objective Eq. (1.1); J_H of the first ``horizon`` steps, Eq. (4.14)."""
-        return self.rho0 @ self.value(policy, theta, horizon)
+        return self.rho0 @ self.value(policy, theta, horizon)  # type: ignore[return-value]
 
     def visitation(
         self,
@@ -223,6 +225,8 @@ class TabularMDP:
             Divide by the sum; with γ = 1, the episodic on-policy distribution (Sutton & Barto 2018, p. 199).
         """
         gamma = self.gamma if gamma is None else gamma
+        if not (is_number(gamma) and 0 <= gamma <= 1):
+            raise ValueError(f"gamma must be a number in [0, 1], got {gamma!r}")
         d = self._solve(self._system(self.policy_matrix(policy, theta), gamma), self.rho0, transposed=True)
         return d / d.sum() if normalized else d
 
@@ -391,7 +395,9 @@ def enumerate_trajectories(
     taken: list[Array] = []  # of each step, the branch that each trajectory took
     for _ in range(horizon):
         parent = np.repeat(np.arange(len(state)), n_children[state])
-        sibling = np.arange(len(parent)) - np.repeat(np.cumsum(n_children[state]) - n_children[state], n_children[state])
+        sibling = np.arange(len(parent)) - np.repeat(
+            np.cumsum(n_children[state]) - n_children[state], n_children[state]
+        )
         branch = first_child[state[parent]] + sibling
         taken = [earlier[parent] for earlier in taken] + [branch]
         probability = probability[parent] * step[source[branch], action[branch], successor[branch]]

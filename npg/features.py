@@ -158,16 +158,26 @@ class _BoxFeatures:
 
 @dataclass(frozen=True)
 class Affine(_BoxFeatures):
-    """x = (u, 1): the scaled observation and a constant."""
+    """x = (u, 1): the scaled observation and a constant.
+
+    Parameters
+    ----------
+    bias : bool
+        False leaves the constant out.
+    """
+
+    bias: bool = True
 
     @property
     def n_features(self) -> int:
-        """n_inputs + 1."""
-        return self.n_inputs + 1
+        """n_inputs, + 1 with the constant."""
+        return self.n_inputs + self.bias
 
     def __call__(self, obs: Array) -> Array:
         """(B, …) -> (B, d)."""
         u = self.scaled(obs)
+        if not self.bias:
+            return u
         x = np.ones((len(u), self.n_features))
         x[:, :-1] = u
         return x

@@ -24,13 +24,18 @@ def _check(gamma: float, **arrays: Array) -> None:
 
 
 def discounted_returns(
-    rewards: Array, terminated: Array, truncated: Array, gamma: float, bootstrap: Array | float = 0.0
+    rewards: Array,
+    terminated: Array,
+    truncated: Array,
+    gamma: float,
+    bootstrap: Array | float = 0.0,
+    ratios: Array | float = 1.0,
 ) -> Array:
     """Discounted reward-to-go G_t, Eq. (1.8); at the start of an episode a sample of the objective, Eq. (1.1).
 
-        G_t = R_{t+1} + γ · { 0        if the step terminated
-                              B_t      if it was truncated, or is the last of the segment
-                              G_{t+1}  otherwise }
+        G_t = R_{t+1} + γ · { 0                if the step terminated
+                              B_t              if it was truncated, or is the last of the segment
+                              ρ_{t+1} G_{t+1}  otherwise }
 
     Parameters
     ----------
@@ -41,6 +46,8 @@ def discounted_returns(
         γ in [0, 1].
     bootstrap : (T, N) or 0
         B_t, the value of the true successor S_{t+1}; read only where a row is cut.
+    ratios : (T, N) or 1
+        ρ_t = π(A_t|S_t)/b(A_t|S_t), for returns of π from episodes of b, Eq. (6.18).
 
     Returns
     -------
@@ -53,8 +60,8 @@ def discounted_returns(
         For γ outside [0, 1], for shapes that differ, for flags that are not boolean.
     """
     rewards, terminated, truncated = map(np.asarray, (rewards, terminated, truncated))
-    bootstrap = np.full(rewards.shape, bootstrap) if np.ndim(bootstrap) == 0 else np.asarray(bootstrap)
-    _check(gamma, rewards=rewards, terminated=terminated, truncated=truncated, bootstrap=bootstrap)
+    bootstrap, ratios = (np.full(rewards.shape, a) if np.ndim(a) == 0 else np.asarray(a) for a in (bootstrap, ratios))
+    _check(gamma, rewards=rewards, terminated=terminated, truncated=truncated, bootstrap=bootstrap, ratios=ratios)
     cut = truncated.copy()
     cut[-1:] = True
     discount = gamma * ~(terminated | cut)
@@ -63,6 +70,7 @@ def discounted_returns(
     for t in reversed(range(len(returns))):
         G = returns[t] + discount[t] * G
         returns[t] = G
+        G = ratios[t] * G
     return returns
 
 

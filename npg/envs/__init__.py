@@ -1,12 +1,22 @@
-"""Environments by name, with the time limit that every experiment needs."""
+"""Environments by name, with the time limit that every experiment needs.
+
+The problems of this package are registered with Gymnasium: ``npg/ShortCorridor-v0``, ``npg/RandomWalk-v0``,
+``npg/TwoState-v0``, ``npg/FourRooms-v0``, ``npg/Garnet-v0`` and ``npg/LQR-v0``. What their functions in ``mdps``, or
+``LQR``, take are keyword arguments of ``make_env`` and ``make_vec``.
+"""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gymnasium
 from gymnasium.vector import VectorEnv
 
 from .._checks import at_least
+from ..exact import TabularMDP
+from .lqr import LQR, LQREnv
+from .mdps import four_rooms, garnet, random_walk, short_corridor, two_state
+from .tabular import TabularEnv, TabularVectorEnv
 
 DEFAULT_TIME_LIMIT = 1000
 """Steps after which an episode is truncated in environments that state no limit of their own (CliffWalking)."""
@@ -64,3 +74,33 @@ def make_vec(env_id: str, n: int, **kwargs: Any) -> VectorEnv[Any, Any, Any]:
     at_least("n", n, 1)
     env: VectorEnv[Any, Any, Any] = _made(gymnasium.make_vec, env_id, kwargs | {"num_envs": n})
     return env
+
+
+def _tabular(make: Callable[..., TabularMDP], **kwargs: Any) -> TabularEnv:
+    return TabularEnv(make(**kwargs))
+
+
+def _tabular_vector(
+    make: Callable[..., TabularMDP], num_envs: int, max_episode_steps: int | None = None, **kwargs: Any
+) -> TabularVectorEnv:
+    return TabularVectorEnv(make(**kwargs), num_envs, max_episode_steps)
+
+
+def _lqr(**kwargs: Any) -> LQREnv:
+    return LQREnv(LQR(**kwargs))
+
+
+for _name, _mdp, _limit in (
+    ("ShortCorridor", short_corridor, 1000),
+    ("RandomWalk", random_walk, 10_000),
+    ("TwoState", two_state, 100),
+    ("FourRooms", four_rooms, 200),
+    ("Garnet", garnet, 100),
+):
+    gymnasium.register(
+        f"npg/{_name}-v0",
+        entry_point=partial(_tabular, _mdp),
+        vector_entry_point=partial(_tabular_vector, _mdp),
+        max_episode_steps=_limit,
+    )
+gymnasium.register("npg/LQR-v0", entry_point=_lqr, max_episode_steps=100)

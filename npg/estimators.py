@@ -1,0 +1,242 @@
+"""Gradient estimators, one estimate per trajectory (derivations, chapters 5 and 6).
+
+Each function returns X (N, n), the estimates of ∇J_H from N trajectories; their mean over trajectories is the
+estimate, with mean squared error ‖bias‖² + tr Cov(X)/N, Eq. (5.1). Over the columns of
+``exact.enumerate_trajectories``, the bias and the covariance are exact. This form is for reading, tests and
+statistics per episode: an update of a method needs only the sum, which ``Policy.weighted_score`` makes without
+a matrix of scores.
+
+Shapes: T steps, N trajectories, each a column that begins at t = 0 and holds one episode; n parameters.
+``psi`` (T, N, n) are the ``scores``, zero after the end, as are rewards. A ``baseline`` broadcasts to (T, N).
+"""
+
+# mypy: disable-error-code="no-any-return"
+
+import numpy as np
+
+from ._typing import Array
+from .features import rows
+from .policies import Policy
+from .returns import discounted_returns
+from .rollout import Trajectories
+
+
+def _on_valid(traj: Trajectories, values: Array, fill: float = 0.0) -> Array:
+    """``values``, one per valid row, as (T, N, …)."""
+    full = np.full((*traj.valid.shape, *values.shape[1:]), fill)
+    full[traj.valid] = values
+    return full
+
+
+def scores(policy: Policy, theta: Array, traj: Trajectories) -> Array:
+    """ψ_t = ∇log π_θ(A_t|S_t): (T, N, n).
+
+    Raises
+    ------
+    ValueError
+        Unless each column holds one episode from its first step.
+    """
+    T = len(traj.t)
+    if not np.array_equal(traj.t, np.arange(T)[:, None] * traj.valid):
+        raise ValueError("an estimator needs one episode in each column, from its first step")
+    return _on_valid(traj, policy.score(theta, rows(traj.x, traj.valid), traj.actions[traj.valid]))
+
+
+def _discount(traj: Trajectories, gamma: float) -> Array:
+    """γ^t: (T, 1)."""
+    return gamma ** np.arange(len(traj.t))[:, None]
+
+
+def _returns(traj: Trajectories, gamma: float, ratios: Array | float = 1.0) -> Array:
+    return discounted_returns(traj.rewards, traj.terminated, traj.truncated, gamma, ratios=ratios)
+
+
+def score_sums(psi: Array, weights: Array) -> Array:
+    """X = Σ_t w_t ψ_t: (N, n).
+
+    With w_t = γ^t q(S_t, A_t) the return is replaced by its mean given state and action; that cannot raise the
+    variance of one term, Eq. (5.11), but can raise that of the sum.
+
+    Parameters
+    ----------
+    psi : (T, N, n)
+    weights : (T, N)
+    """
+    return np.einsum("tn,tnk->nk", weights, psi)
+
+
+def total_return(psi: Array, traj: Trajectories, gamma: float, baseline: Array | float = 0.0) -> Array:
+    """X = (G_0 − b) Σ_t ψ_t, Eqs. (1.5), (5.2), with one b per trajectory or for all: (N, n)."""
+    return (_returns(traj, gamma)[0] - baseline)[:, None] * psi.sum(axis=0)
+
+
+def reward_to_go(psi: Array, traj: Trajectories, gamma: float, baseline: Array | float = 0.0) -> Array:
+    """X = Σ_t γ^t ψ_t (G_t − b_t), Eqs. (1.7), (5.3): (N, n).
+
+    Unbiased for every b_t that depends on nothing after S_t, Eq. (1.11). Neither this form nor the total return
+    has always the smaller variance, Eq. (5.7).
+    """
+    return score_sums(psi, _discount(traj, gamma) * (_returns(traj, gamma) - baseline))
+
+
+def gpomdp(psi: Array, traj: Trajectories, gamma: float, baseline: Array | float = 0.0) -> Array:
+    """X = Σ_k γ^k (R_{k+1} − b_k) z_k, z_k = z_{k−1} + ψ_k, Eqs. (5.4), (5.5): (N, n).
+
+    Without b it is ``reward_to_go``, summed as rewards come in (Baxter & Bartlett 2001). A b_k that depends on S_k,
+    or is subtracted only until the episode ends, biases it by −∇E[Σ γ^k b_k], Eq. (5.6); constants do not.
+    """
+    z = np.zeros(psi.shape[1:])
+    X = np.zeros(psi.shape[1:])
+    r = traj.rewards - baseline
+    for k in range(len(psi)):
+        z += psi[k]
+        X += gamma**k * r[k, :, None] * z
+    return X
+
+
+def optimal_baseline(
+    X: Array,
+    Psi: Array,
+    *,
+    probabilities: Array | None = None,
+    per_parameter: bool = False,
+    leave_one_out: bool = False,
+) -> Array:
+    """b* = E[X·Ψ]/E‖Ψ‖², which minimises tr Cov(X − bΨ) over constants b where E Ψ = 0, Eq. (5.8).
+
+    Parameters
+    ----------
+    X : (N, n)
+        Estimates without a baseline.
+    Psi : (N, n)
+        What b multiplies: Σ_t γ^t ψ_t with ``reward_to_go``, Σ_t ψ_t with ``total_return``.
+    probabilities : (N,), optional
+        Of the trajectories, where they were enumerated; 1/N each by default.
+    per_parameter : bool
+        b*_j = E[X_j Ψ_j]/E[Ψ_j²], one for each component of θ, Eq. (5.9).
+    leave_one_out : bool
+        Estimate b_i from the other trajectories, which keeps X_i − b_i Ψ_i unbiased, Eq. (5.10).
+
+    Returns
+    -------
+    () or (n,), with ``leave_one_out`` (N, 1) or (N, n)
+        So that X − b Ψ broadcasts. 0 where the denominator is 0.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, or ``leave_one_out`` comes with ``probabilities`` or with one trajectory.
+    """
+    if np.ndim(X) != 2 or np.shape(X) != np.shape(Psi):
+        raise ValueError(f"X and Psi must have one shape (N, n), got {np.shape(X)} and {np.shape(Psi)}")
+    N = len(X)
+    if leave_one_out and (N < 2 or probabilities is not None):
+        raise ValueError(f"leave_one_out needs at least 2 trajectories and no probabilities, got {N}")
+    numerator, denominator = X * Psi, Psi * Psi
+    if not per_parameter:
+        numerator, denominator = (a.sum(axis=1, keepdims=True) for a in (numerator, denominator))
+    if leave_one_out:
+        numerator, denominator = (a.sum(axis=0) - a for a in (numerator, denominator))
+    else:
+        p = np.full(N, 1 / N) if probabilities is None else np.asarray(probabilities)
+        numerator, denominator = p @ numerator, p @ denominator
+    b = np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
+    return b if per_parameter or leave_one_out else b[0]
+
+
+def all_actions(policy: Policy, theta: Array, traj: Trajectories, gamma: float, q: Array) -> Array:
+    """X = Σ_t γ^t Σ_a ∇π(a|S_t) q(S_t, a), Eq. (5.14): (N, n).
+
+    Unbiased where q is q_π of the steps to go. For one sampled state, its covariance is at most that of
+    ∇log π(A|S) q(S, A), whatever q, Eq. (5.15).
+
+    Parameters
+    ----------
+    policy, theta, traj, gamma
+    q : (T, N, A)
+        A value for each action in each visited state.
+    """
+    expected = _on_valid(traj, policy.all_actions(theta, rows(traj.x, traj.valid), q[traj.valid]))
+    return score_sums(expected, np.broadcast_to(_discount(traj, gamma), traj.valid.shape))
+
+
+def action_baseline(
+    policy: Policy, theta: Array, traj: Trajectories, gamma: float, b: Array, *, corrected: bool = True
+) -> Array:
+    """X = Σ_t γ^t [ψ_t (G_t − b(S_t, A_t)) + Σ_a ∇π(a|S_t) b(S_t, a)], Eq. (5.13): (N, n).
+
+    Parameters
+    ----------
+    policy, theta, traj, gamma
+    b : (T, N, A)
+        The baseline for each action in each visited state.
+    corrected : bool
+        False leaves the last sum out, and with it the mean is off by Eq. (5.12).
+    """
+    taken = np.take_along_axis(b, traj.actions[..., None], axis=2)[..., 0]
+    X = reward_to_go(scores(policy, theta, traj), traj, gamma, taken)
+    return X + all_actions(policy, theta, traj, gamma, b) if corrected else X
+
+
+def importance_ratios(policy: Policy, theta: Array, traj: Trajectories, behaviour_log_prob: Array) -> Array:
+    """ρ_t = π_θ(A_t|S_t) / b(A_t|S_t), 1 after the end: (T, N).
+
+    The ratio of the probabilities of two trajectories is the product of these, Eq. (6.15). The mean of a product
+    is 1, Eq. (6.14), and its second moment grows exponentially with its length, Eq. (6.19).
+
+    Parameters
+    ----------
+    policy, theta
+        The target π_θ.
+    traj : Trajectories
+        Of a behaviour policy b that is positive wherever π_θ is.
+    behaviour_log_prob : (T, N)
+        log b(A_t|S_t); read on valid rows.
+    """
+    log_prob = policy.log_prob(theta, rows(traj.x, traj.valid), traj.actions[traj.valid])
+    return _on_valid(traj, np.exp(log_prob - behaviour_log_prob[traj.valid]), fill=1.0)
+
+
+def importance_sampled(psi: Array, traj: Trajectories, gamma: float, ratios: Array) -> Array:
+    """ρ_{0:T−1} Σ_t γ^t ψ_t G_t, ψ the scores of the target, Eq. (6.16); unbiased for its ∇J_H: (N, n).
+
+    Parameters
+    ----------
+    psi : (T, N, n)
+    traj : Trajectories
+        Of the behaviour policy.
+    gamma : float
+    ratios : (T, N)
+        ``importance_ratios``.
+    """
+    return ratios.prod(axis=0)[:, None] * reward_to_go(psi, traj, gamma)
+
+
+def per_decision(psi: Array, traj: Trajectories, gamma: float, ratios: Array) -> Array:
+    """Σ_t γ^t ρ_{0:t} ψ_t G^ρ_t, G^ρ the ``discounted_returns`` with ratios, Eqs. (6.17), (6.18); unbiased: (N, n)."""
+    weights = _discount(traj, gamma) * ratios.cumprod(axis=0) * _returns(traj, gamma, ratios)
+    return score_sums(psi, weights)
+
+
+def first_order(psi: Array, traj: Trajectories, gamma: float, ratios: Array) -> Array:
+    """Σ_t γ^t ρ_t ψ_t G_t, Eq. (6.21): states and returns stay those of the behaviour policy, Eq. (6.23): (N, n).
+
+    Its mean is the gradient of the surrogate, not of J; the bias, Eq. (6.22), vanishes with the difference of the
+    policies.
+    """
+    return score_sums(psi, _discount(traj, gamma) * ratios * _returns(traj, gamma))
+
+
+def self_normalized(X: Array, ratios: Array) -> Array:
+    """Σ_i ρ_i X_i / Σ_i ρ_i, the weighted form of whole-trajectory importance sampling, Eq. (6.20): (n,).
+
+    One estimate from all N trajectories: biased, and consistent as N grows.
+
+    Parameters
+    ----------
+    X : (N, n)
+        Estimates without ratios, with the scores of the target.
+    ratios : (T, N)
+    """
+    rho = ratios.prod(axis=0)
+    return rho @ X / rho.sum()
