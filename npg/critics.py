@@ -40,6 +40,31 @@ def ridge_least_squares(x: Array, y: Array, ridge: float) -> Array:
         raise FloatingPointError("the features or targets of a least-squares fit are not finite") from None
 
 
+def least_mean_squares(w: Array, x: Array, y: Array, alpha: float) -> tuple[Array, Array]:
+    """One pass of w ← w + α (y_i − wᵀx_i) x_i over the rows, stochastic gradient steps on the error of Eq. (1.14).
+
+    Parameters
+    ----------
+    w : (d,)
+    x : (B, d)
+    y : (B,)
+    alpha : float
+        Step size α.
+
+    Returns
+    -------
+    (d,)
+        w after the last row.
+    (B,)
+        Each wᵀx_i before the step on its row.
+    """
+    before = np.empty(len(x))
+    for i, x_i in enumerate(x):
+        before[i] = w @ x_i
+        w = w + alpha * (y[i] - before[i]) * x_i
+    return w, before
+
+
 @dataclass(frozen=True)
 class LinearValue:
     """v̂(s; w) = wᵀx(s).

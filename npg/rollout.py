@@ -105,8 +105,8 @@ class Trajectories:
         index = (slice(None), [columns] if isinstance(columns, int | np.integer) else columns)
         return Trajectories(**{name: rows(getattr(self, name), index) for name in self.__slots__})  # type: ignore[arg-type]
 
-    def episode_returns(self) -> Array:
-        """Undiscounted return of each episode, by the order in which columns began them: (M,).
+    def episodes(self) -> Array:
+        """The number of the episode of each row, by the order in which columns began them: (T, N).
 
         Raises
         ------
@@ -115,10 +115,13 @@ class Trajectories:
         """
         starts, ends = (self.valid & flags for flags in (self.t == 0, self.terminated | self.truncated))
         if not (starts[0].all() and np.ptp(starts.sum(axis=0)) == 0 and np.array_equal(starts.sum(0), ends.sum(0))):
-            raise ValueError("episode_returns needs whole episodes, as many in each column: collect Episodes")
+            raise ValueError("these must be whole episodes, as many in each column: collect Episodes")
         number = np.cumsum(starts, axis=0) - 1
-        episode = number * self.rewards.shape[1] + np.arange(self.rewards.shape[1])
-        return np.bincount(episode[self.valid], weights=self.rewards[self.valid])
+        return number * self.rewards.shape[1] + np.arange(self.rewards.shape[1])
+
+    def episode_returns(self) -> Array:
+        """Undiscounted return of each of the ``episodes``: (M,)."""
+        return np.bincount(self.episodes()[self.valid], weights=self.rewards[self.valid])
 
 
 def _all_finite(a: Array) -> bool:

@@ -1,9 +1,10 @@
-"""Hypothesis strategies for distributions, spaces, features, whole policies, and batches of their inputs.
+"""Hypothesis strategies for distributions, spaces, features, policies, batches of their inputs, and finite problems.
 
 Each ``extreme`` variant reaches what the library promises to survive: logits of ±1e4, means of ±1e4, and σ from
 1e-6 to 1e6.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,9 @@ from hypothesis.extra.numpy import arrays
 
 from npg import features as F
 from npg.distributions import Categorical, DiagonalGaussian, Distribution
+from npg.envs.mdps import garnet
+from npg.exact import TabularMDP
+from npg.models import Linear
 from npg.policies import GaussianLinear, Policy, SoftmaxLinear
 
 EXTREME_LOGIT = 1e4
@@ -204,3 +208,45 @@ def instances(draw: Any, which: st.SearchStrategy[_Kind] = policies, extreme: bo
     x = policy.features(obs)
     a = draw(actions(policy.distribution, policy.eta(theta, x)))
     return Instance(policy, space, theta, obs, x, a, draw(weights(len(obs))))
+
+
+# Finite problems
+
+
+class Problem(NamedTuple):
+    """A finite MDP, a softmax policy on it, θ, and a generator for whatever else a test draws."""
+
+    mdp: TabularMDP
+    policy: Policy
+    theta: np.ndarray
+    rng: np.random.Generator
+
+
+def state_features(rng: np.random.Generator, n_states: int, d: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Random dense features of states: with d < S, states share parameters."""
+    table = rng.normal(size=(n_states, d))
+    return lambda states: table[states]
+
+
+@st.composite
+def problems(draw: Any, episodic: bool | None = None, discounted: bool | None = None, most: int = 5) -> Problem:
+    """Garnet problems of 2 to ``most`` states and 2 or 3 actions, with a tabular or an aliased softmax policy.
+
+    ``episodic`` and ``discounted`` fix what is drawn otherwise; only an episodic problem can have γ = 1.
+    """
+    rng = draw(generators)
+    S, A = draw(st.integers(2, most)), draw(st.integers(2, 3))
+    episodic = draw(st.booleans()) if episodic is None else episodic
+    discounted = draw(st.booleans()) if discounted is None else discounted
+    mdp = garnet(
+        S,
+        A,
+        draw(st.integers(1, S)),
+        gamma=rng.uniform(0.1, 0.95) if discounted or not episodic else 1.0,
+        termination=rng.uniform(0.1, 0.6) if episodic else 0.0,
+        seed=rng,
+    )
+    tabular = draw(st.booleans())
+    features = F.OneHot(mdp.n_states) if tabular else state_features(rng, mdp.n_states, 2)
+    policy = Policy(features, Linear(mdp.n_states if tabular else 2, A), Categorical(A))
+    return Problem(mdp, policy, rng.normal(size=policy.n_params), rng)

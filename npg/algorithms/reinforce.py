@@ -6,7 +6,8 @@ Loop: generate episodes S_0, A_0, R_1, …, R_T following π_θ; for each step t
     δ ← G − b(S_t)
     θ ← θ + α (1/M) γ^t δ ∇ ln π(A_t|S_t, θ)
 
-and, for the next batch, w ← argmin Σ (wᵀx(S_t) − G)² + κ‖w‖² where b(s) = v̂(s; w) = wᵀx(s).
+and, for the next batch, w ← argmin Σ (wᵀx(S_t) − G)² + κ‖w‖² where b(s) = v̂(s; w) = wᵀx(s), or, as in the book,
+w ← w + α_w (G − v̂(S_t; w)) x(S_t) for each step.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from typing import ClassVar
 import numpy as np
 
 from .._typing import Rng
-from ..critics import LinearValue, ridge_least_squares
+from ..critics import LinearValue, least_mean_squares, ridge_least_squares
+from ..estimators import optimal_baseline
 from ..features import Features, rows
 from ..optimizers import OPTIMIZERS
 from ..returns import discounted_returns, leave_one_out_mean, total_returns
@@ -44,14 +46,18 @@ class Reinforce(Agent):
     outer_discount : bool
         With ``returns="to_go"``: keep the γ^t before it, as the exact gradient of J has it, Eq. (1.7); without it
         the update follows Eq. (1.10).
-    baseline : {"linear", "leave_one_out", "none"}
-        b: v̂(S_t; w), Eq. (1.14); the mean return of the other episodes, Eq. (1.13); 0. None of them changes the
-        mean of g, Eq. (1.11), as long as it does not depend on the episode it is used in.
+    baseline : {"linear", "leave_one_out", "optimal", "none"}
+        b: v̂(S_t; w), Eq. (1.14); the mean return of the other episodes, Eq. (1.13); the constant of least variance
+        as they estimate it, Eq. (5.10); 0. None of them changes the mean of g, Eq. (1.11), as long as it does not
+        depend on the episode it is used in.
     fit : {"earlier", "same"}
         With ``baseline="linear"``: whether b uses w fitted to the batch before (unbiased) or to this one (biased,
         Eq. (1.15)).
+    alpha_w : float
+        Step size of w, one step for each step of the batch in order, as in the book's box; 0 fits w by least
+        squares instead. With ``fit="same"``, b is then v̂(S_t; w) just before the step of its own row.
     ridge : float
-        κ of the fit.
+        κ of the fit by least squares.
     normalize : bool
         Divide δ by its standard deviation over the batch, unless that is rounding.
     optimizer : {"adam", "ascent"}
@@ -69,8 +75,9 @@ class Reinforce(Agent):
     episodes: int = integer(16, 1)
     returns: str = choice("to_go", "total")
     outer_discount: bool = choice(True, False)
-    baseline: str = choice("linear", "leave_one_out", "none")
+    baseline: str = choice("linear", "leave_one_out", "optimal", "none")
     fit: str = choice("earlier", "same")
+    alpha_w: float = number(0.0, 0)
     ridge: float = number(1.0, 0)
     normalize: bool = choice(False, True)
     optimizer: str = choice("adam", "ascent")
@@ -80,8 +87,8 @@ class Reinforce(Agent):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.baseline == "leave_one_out" and self.episodes < 2:
-            raise ValueError(f"episodes must be at least 2 with baseline='leave_one_out', got {self.episodes}")
+        if self.baseline in ("leave_one_out", "optimal") and self.episodes < 2:
+            raise ValueError(f"episodes must be at least 2 with baseline={self.baseline!r}, got {self.episodes}")
 
     @property
     def collect(self) -> Episodes:
@@ -106,19 +113,31 @@ class Reinforce(Agent):
             G = total_returns(traj.t == 0, G)
         x, a, t, G = rows(traj.x, traj.valid), traj.actions[traj.valid], traj.t[traj.valid], G[traj.valid]
         M = np.count_nonzero(t == 0)
+        discount = self.gamma**t if self.outer_discount and not total else np.ones(len(t))
 
         b = np.zeros(len(t))
         if linear:
-            phi, w = self.v.x(traj.obs[traj.valid]), self.w
-            self.w = ridge_least_squares(phi, G, self.ridge)
-            b = phi @ (w if self.fit == "earlier" else self.w)
+            phi = self.v.x(traj.obs[traj.valid])
+            b = phi @ self.w
+            if self.alpha_w > 0:
+                self.w, b_same = least_mean_squares(self.w, phi, G, self.alpha_w)
+            else:
+                self.w = ridge_least_squares(phi, G, self.ridge)
+                b_same = phi @ self.w
+            b = b if self.fit == "earlier" else b_same
         elif self.baseline == "leave_one_out":
             b = leave_one_out_mean(t, G, total)
+        elif self.baseline == "optimal":
+            episode = traj.episodes()[traj.valid]
+            psi = discount[:, None] * self.policy.score(self.theta, x, a)
+            X, Psi = np.zeros((2, M, self.policy.n_params))
+            np.add.at(X, episode, G[:, None] * psi)
+            np.add.at(Psi, episode, psi)
+            b = optimal_baseline(X, Psi, leave_one_out=True)[episode, 0]
         delta = G - b
         if self.normalize and delta.std() > 1e-9 * np.abs(delta).max():
             delta /= delta.std()
 
-        discount = self.gamma**t if self.outer_discount and not total else np.ones(len(t))
         g = self.policy.weighted_score(self.theta, x, a, discount * delta / M)
         self.theta = self.ascent.step(self.theta, g)
         return {"advantage_std": float((G - b).std()), "gradient_norm": float(np.linalg.norm(g))}
