@@ -9,6 +9,8 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+
 from . import __version__, equations
 from ._checks import at_least
 from ._typing import Array
@@ -114,7 +116,7 @@ def _train(args: argparse.Namespace) -> int:
         progress.close()
     print(f"run {out}", flush=True)
     try:
-        print(_summary(evaluate(agent, env, seed=seed)))
+        print(_summary(evaluate(agent, env, seed=seed, deterministic=not args.sample)))
     except BaseException as error:
         error.add_note(f"the run is complete; evaluate it with: npg evaluate {out}")
         raise
@@ -141,7 +143,8 @@ def _list(args: argparse.Namespace) -> int:
                 print(f"  preset {env_id}: {p.num_envs} environments, {p.steps} steps, {json.dumps(p.settings)}")
     print("settings of every policy: features, scale_features (of log σ, for Box actions), scale")
     print(f"features: {', '.join(KINDS)}")
-    print("environments: any Gymnasium id with Box or Discrete observations and actions")
+    own = ", ".join(name for name in gymnasium.registry if name.startswith("npg/"))
+    print(f"environments: any Gymnasium id with Box or Discrete observations and actions; our own are {own}")
     return 0
 
 
@@ -193,6 +196,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--out", metavar="DIR", help="run directory, runs/… by default")
     p.add_argument("--resume", metavar="DIR", help="go on with a run")
+    p.add_argument("--sample", action="store_true", help="evaluate with sampled actions instead of the most probable")
     p.set_defaults(run=_train)
 
     p = commands.add_parser("evaluate", help="play episodes with a trained agent")

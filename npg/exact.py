@@ -64,8 +64,8 @@ class TabularMDP:
     ----------
     P : (S, A, S)
         P[s, a, s'] = Pr(s' | s, a).
-    R : (S, A)
-        R[s, a], the reward of taking a in s.
+    R : (S, A) or (S, A, S)
+        R[s, a], the reward of taking a in s; or R[s, a, s'], where it depends on the next state too.
     gamma : float
         Discount γ in [0, 1]; 1 only if a terminal state can be reached from every state.
     rho0 : (S,)
@@ -92,8 +92,8 @@ class TabularMDP:
         if len(shape) != 3 or shape[0] != shape[2] or 0 in shape:
             raise ValueError(f"P must have shape (S, A, S), got {shape}")
         R = np.array(self.R, dtype=float)
-        if R.shape != shape[:2]:
-            raise ValueError(f"R must have shape {shape[:2]} to go with P, got {R.shape}")
+        if R.shape not in (shape[:2], shape):
+            raise ValueError(f"R must have shape {shape[:2]} or {shape} to go with P, got {R.shape}")
         if not np.isfinite(R).all():
             raise ValueError(f"R must be finite, got {R[~np.isfinite(R)][0]}")
         if not (is_number(self.gamma) and 0 <= self.gamma <= 1):
@@ -121,10 +121,15 @@ class TabularMDP:
         return self.P.shape[1]
 
     @cached_property
+    def expected_reward(self) -> Array:
+        """E[R_{t+1} | s, a], all that values depend on: (S, A)."""
+        return self.R if self.R.ndim == 2 else np.einsum("sat,sat->sa", self.P, self.R)
+
+    @cached_property
     def terminal(self) -> Array:
         """Which states are terminal: (S,) boolean."""
         s = np.arange(self.n_states)
-        return (self.P[s, :, s] == 1).all(axis=1) & (self.R == 0).all(axis=1)
+        return (self.P[s, :, s] == 1).all(axis=1) & (self.expected_reward == 0).all(axis=1)
 
     def features(self, policy: Policy) -> Inputs:
         """x of each state, S rows."""
@@ -170,7 +175,7 @@ class TabularMDP:
         return solution
 
     def _action_value(self, v: Array) -> Array:
-        return self.R + self.gamma * (self.P @ v)
+        return self.expected_reward + self.gamma * (self.P @ v)
 
     def _values_to_go(self, pi: Array, horizon: int) -> Iterator[tuple[Array, Array]]:
         """q_h and v_h for h = 1, …, horizon, Eq. (4.14)."""
@@ -184,7 +189,7 @@ class TabularMDP:
     def _evaluate(self, pi: Array, horizon: int | None) -> tuple[Array, Array]:
         """q_π and v_π, of the next ``horizon`` steps if given."""
         if horizon is None:
-            v = self._solve(self._system(pi, self.gamma), (pi * self.R).sum(axis=1))
+            v = self._solve(self._system(pi, self.gamma), (pi * self.expected_reward).sum(axis=1))
             return self._action_value(v), v
         *_, last = self._values_to_go(pi, horizon)
         return last
@@ -268,7 +273,7 @@ class TabularMDP:
         pi, x = self.policy_matrix(policy, theta), self.features(policy)
         if horizon is None:
             factors = self._system(pi, self.gamma)
-            q = self._action_value(self._solve(factors, (pi * self.R).sum(axis=1)))
+            q = self._action_value(self._solve(factors, (pi * self.expected_reward).sum(axis=1)))
             d = self._solve(factors, self.rho0, transposed=True)
             return policy.all_actions_gradient(theta, x, q, d)
         q_to_go = [q for q, _ in self._values_to_go(pi, horizon)]
@@ -282,7 +287,7 @@ class TabularMDP:
         softmax_jacobian = policy.distribution.fisher(policy.eta(theta, x))
         d_pi = softmax_jacobian @ policy.model.jacobian(theta, x)  # (S, A, n)
         factors = self._system(pi, self.gamma)
-        q = self._action_value(self._solve(factors, (pi * self.R).sum(axis=1)))
+        q = self._action_value(self._solve(factors, (pi * self.expected_reward).sum(axis=1)))
         return self._solve(factors, np.einsum("sa,san->sn", q, d_pi))
 
     def fisher(self, policy: Policy, theta: Array, *, normalized: bool = False) -> Array:
@@ -409,7 +414,7 @@ def enumerate_trajectories(
     terminated = mdp.terminal[next_obs] & valid
     truncated = np.zeros_like(valid)
     truncated[-1] = valid[-1] & ~terminated[-1]
-    rewards = mdp.R[obs, actions]
+    rewards = mdp.R[obs, actions] if mdp.R.ndim == 2 else mdp.R[obs, actions, next_obs]
     t = np.arange(horizon)[:, None] * valid
     for array in (obs, actions, next_obs, rewards):
         array[~valid] = 0

@@ -1,8 +1,9 @@
 """Numerical checks of hand-derived gradients, as a library and as ``npg check``.
 
 ``check_gradient`` compares a gradient with central differences or with the complex step. ``CASES`` is what
-``npg check`` runs: every distribution, model and policy on random instances. A new gradient registers itself at
-the end of this file: a function from a random generator to (f, ∇f(θ), θ), under the decorator ``case``.
+``npg check`` runs: every distribution, model, policy and exact gradient on random instances. A new gradient
+registers itself at the end of this file: a function from a random generator to (f, ∇f(θ), θ), under the
+decorator ``case``.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +15,10 @@ from gymnasium import spaces
 
 from ._checks import at_least
 from ._typing import Array, Inputs, Rng
-from .distributions import Categorical, DiagonalGaussian, Distribution
+from .distributions import Categorical, DiagonalGaussian, Distribution, log_softmax
+from .envs.lqr import LQR
+from .envs.mdps import garnet
+from .exact import TabularMDP
 from .features import Constant, Fourier, OneHot
 from .models import Linear, Model, Parallel
 from .policies import GaussianLinear, Policy, SoftmaxLinear
@@ -315,3 +319,49 @@ _policy_cases(
     lambda rng: (GaussianLinear(Fourier(_BOX, 1), Constant(), 2), _observations(rng)),
     "3.7",
 )
+
+
+@case("SoftmaxLinear.all_actions_gradient", "4.10")
+def _all_actions_gradient(rng: Rng) -> Problem:
+    policy = SoftmaxLinear(Fourier(_BOX, 1), 3)
+    theta, x, w = rng.normal(size=policy.n_params), policy.features(_observations(rng)), rng.normal(size=BATCH)
+    q = rng.normal(size=(BATCH, 3))
+    expected = policy.all_actions_gradient(theta, x, q, w)
+    return lambda th: (np.exp(log_softmax(policy.eta(th, x))) * q).sum(axis=1) @ w, expected, theta
+
+
+def _finite_problem(rng: Rng) -> tuple[TabularMDP, Policy, Array]:
+    mdp = garnet(4, 3, 2, gamma=0.9, termination=0.1, seed=rng)
+    policy = SoftmaxLinear(OneHot(mdp.n_states), mdp.n_actions)
+    return mdp, policy, rng.normal(size=policy.n_params)
+
+
+@case("TabularMDP.gradient", "4.9")
+def _exact_gradient(rng: Rng) -> Problem:
+    mdp, policy, theta = _finite_problem(rng)
+    return lambda th: mdp.J(policy, th), mdp.gradient(policy, theta), theta
+
+
+@case("TabularMDP.gradient (horizon)", "4.15")
+def _exact_gradient_of_a_horizon(rng: Rng) -> Problem:
+    mdp, policy, theta = _finite_problem(rng)
+    return lambda th: mdp.J(policy, th, 5), mdp.gradient(policy, theta, 5), theta
+
+
+@case("TabularMDP.value_jacobian", "4.8")
+def _value_jacobian(rng: Rng) -> Problem:
+    mdp, policy, theta = _finite_problem(rng)
+    u = rng.normal(size=mdp.n_states)
+    return lambda th: u @ mdp.value(policy, th), u @ mdp.value_jacobian(policy, theta), theta
+
+
+@case("LQR.gradient", "4.22")
+def _lqr_gradient(rng: Rng) -> Problem:
+    A, B = rng.uniform(-0.4, 0.4, size=(2, 2)), rng.normal(size=(2, 1))
+    lqr = LQR(A, B, Q=np.eye(2), R=np.eye(1), W=np.eye(2))
+    theta = rng.uniform(-0.1, 0.1, size=3)
+
+    def unpack(th: Array) -> tuple[Array, Array]:
+        return th[:2].reshape(1, 2), np.exp(th[2:])
+
+    return lambda th: lqr.J(*unpack(th)), lqr.gradient(*unpack(theta)), theta

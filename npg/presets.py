@@ -41,6 +41,18 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "alpha": 0.2,
         },
     ),
+    ("reinforce", "npg/ShortCorridor-v0"): Preset(  # Sutton & Barto (2018), figure 13.2
+        steps=20_000,
+        settings={
+            "features": "constant",
+            "baseline_features": "constant",
+            "gamma": 1.0,
+            "episodes": 1,
+            "optimizer": "ascent",
+            "alpha": 2**-9,
+            "alpha_w": 2**-6,
+        },
+    ),
 }
 
 

@@ -91,11 +91,11 @@ class LQR:
 
     def _closed_loop(self, K: Array, sigma: Array) -> tuple[Array, Array, Array, Array]:
         """K, σ, M = A + B K and the covariance B Σ Bᵀ + W of s' given s, checked."""
-        K, sigma = np.asarray(K, dtype=float), np.asarray(sigma, dtype=float)
+        K, sigma = np.asarray(K), np.asarray(sigma)
         m, d = self.B.T.shape
         if K.shape != (m, d) or sigma.shape != (m,):
             raise ValueError(f"K and sigma must have shapes {(m, d)} and {(m,)}, got {K.shape} and {sigma.shape}")
-        if not (sigma > 0).all():
+        if not (sigma.real > 0).all():
             raise ValueError(f"sigma must be positive, got {sigma}")
         M = self.A + self.B @ K
         growth = self.gamma * np.abs(np.linalg.eigvals(M)).max() ** 2
@@ -110,21 +110,21 @@ class LQR:
         d = len(M)
         return linalg.solve(np.eye(d * d) - self.gamma * np.kron(M, M), C.ravel()).reshape(d, d)
 
-    def value_matrix(self, K: Array, sigma: Array) -> tuple[Array, float]:
+    def value_matrix(self, K: Array, sigma: Array) -> tuple[Array, Any]:
         """V (d, d) and c of v(s) = −sᵀV s − c, Eq. (4.19)."""
         K, sigma, M, noise = self._closed_loop(K, sigma)
         V = self._discounted(M.T, self.Q + K.T @ self.R @ K)
-        return V, float((np.diag(self.R) @ sigma**2 + self.gamma * np.trace(V @ noise)) / (1 - self.gamma))
+        return V, (np.diag(self.R) @ sigma**2 + self.gamma * np.trace(V @ noise)) / (1 - self.gamma)
 
     def second_moment(self, K: Array, sigma: Array) -> Array:
         """X = Σ_t γ^t E[s_t s_tᵀ], Eq. (4.21): (d, d)."""
         K, sigma, M, noise = self._closed_loop(K, sigma)
         return self._discounted(M, self.S0 + self.gamma / (1 - self.gamma) * noise)
 
-    def J(self, K: Array, sigma: Array) -> float:
+    def J(self, K: Array, sigma: Array) -> Any:
         """J = −tr(V S_0) − c, Eqs. (4.21), (4.25)."""
         V, c = self.value_matrix(K, sigma)
-        return float(-np.trace(V @ self.S0) - c)
+        return -np.trace(V @ self.S0) - c
 
     def gradient(self, K: Array, sigma: Array, *, log_sigma: bool = True) -> Array:
         """[∇_K J.ravel(), ∇ J with respect to log σ], or to σ, Eqs. (4.22), (4.23), (4.25): (m d + m,)."""

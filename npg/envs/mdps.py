@@ -106,8 +106,9 @@ def four_rooms(goal: tuple[int, int] = (7, 9), slip: float = 1 / 3, gamma: float
             move[s, a, number.get((i + di, j + dj), s)] = 1
     direction = np.full((4, 4), slip / 3) + (1 - slip - slip / 3) * np.eye(4)
     P = np.einsum("ab,sbt->sat", direction, move)
-    R = P[:, :, end].copy()
-    P[end], R[end] = np.eye(S)[end], 0
+    P[end] = np.eye(S)[end]
+    R = np.zeros((S, 4, S))
+    R[np.arange(S) != end, :, end] = 1
     return TabularMDP(P, R, gamma, (np.arange(S) != end) / (S - 1))
 
 

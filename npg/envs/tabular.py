@@ -32,13 +32,14 @@ class _Sampler:
         self.first = np.cumsum(count) - count
         self.cumulative = row + np.cumsum(p, axis=1)[row, self.successor]
         self.cumulative[self.first + count - 1] = np.arange(len(p)) + 1  # exactly 1, whatever rounding made of it
-        self.reward = np.append(mdp.R.ravel(), 0.0)
+        R = np.broadcast_to(mdp.R if mdp.R.ndim == 3 else mdp.R[:, :, None], mdp.P.shape)
+        self.reward = np.append(R[mdp.P > 0], np.zeros(count[-1]))
         self.terminal = mdp.terminal
 
-    def draw(self, row: Any, u: Any) -> Any:
-        """The successor of each row whose distribution function first reaches u in [0, 1)."""
-        index = np.searchsorted(self.cumulative, row + u)
-        return self.successor[np.maximum(index, self.first[row])]  # u = 0 falls on the end of the row before
+    def draw(self, row: Any, u: Any) -> tuple[Any, Any]:
+        """The successor of each row whose distribution function first reaches u in [0, 1), and its reward."""
+        index = np.maximum(np.searchsorted(self.cumulative, row + u), self.first[row])  # u = 0 hits the row before
+        return self.successor[index], self.reward[index]
 
 
 class TabularEnv(gymnasium.Env[Any, Any]):
@@ -62,7 +63,7 @@ class TabularEnv(gymnasium.Env[Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
         """A first state drawn from ρ_0."""
         super().reset(seed=seed)
-        self._state = int(self._sampler.draw(self._sampler.start, self.np_random.random()))
+        self._state = int(self._sampler.draw(self._sampler.start, self.np_random.random())[0])
         return self._state, {}
 
     def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
@@ -79,9 +80,9 @@ class TabularEnv(gymnasium.Env[Any, Any]):
             raise ValueError(f"action must be an integer from 0 to {self.mdp.n_actions - 1}, got {action!r}")
         if self._state < 0:
             raise RuntimeError("call reset before the first step")
-        row = self._state * self.mdp.n_actions + int(action)
-        self._state = int(self._sampler.draw(row, self.np_random.random()))
-        return self._state, float(self._sampler.reward[row]), bool(self._sampler.terminal[self._state]), False, {}
+        state, reward = self._sampler.draw(self._state * self.mdp.n_actions + int(action), self.np_random.random())
+        self._state = int(state)
+        return self._state, float(reward), bool(self._sampler.terminal[state]), False, {}
 
 
 class TabularVectorEnv(VectorEnv[Array, Array, Array]):
@@ -118,7 +119,7 @@ class TabularVectorEnv(VectorEnv[Array, Array, Array]):
         self._t = np.zeros(self.num_envs, dtype=np.int64)
         self._done = np.zeros(self.num_envs, dtype=bool)
         start = np.full(self.num_envs, self._sampler.start)
-        self._state = self._sampler.draw(start, self.np_random.random(self.num_envs))
+        self._state, _ = self._sampler.draw(start, self.np_random.random(self.num_envs))
         return self._state.copy(), {}
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
@@ -140,10 +141,10 @@ class TabularVectorEnv(VectorEnv[Array, Array, Array]):
             raise RuntimeError("call reset before the first step")
         row = self._state * self.mdp.n_actions + actions
         row[self._done] = self._sampler.start
-        self._state = self._sampler.draw(row, self.np_random.random(self.num_envs))
+        self._state, reward = self._sampler.draw(row, self.np_random.random(self.num_envs))
         self._t += 1
         self._t[self._done] = 0
         terminated = self._sampler.terminal[self._state]
         truncated = self._t >= (self.max_episode_steps or np.inf)
         self._done = terminated | truncated
-        return self._state.copy(), self._sampler.reward[row], terminated, truncated, {}
+        return self._state.copy(), reward, terminated, truncated, {}
