@@ -45,13 +45,15 @@ def _probabilities(name: str, p: Array, shape: tuple[int, ...]) -> Array:
     return p
 
 
-def _all_reach(graph: Array, targets: Array) -> bool:
-    """Whether from every node of a graph (S, S) of edges some node of ``targets`` (S,) can be reached."""
-    backwards = np.zeros((len(graph) + 1, len(graph) + 1), dtype=bool)
-    backwards[:-1, :-1] = graph.T
-    backwards[-1, :-1] = targets
-    reached = csgraph.breadth_first_order(sparse.csr_array(backwards), len(graph), return_predecessors=False)
-    return len(reached) == len(backwards)
+def _reached(graph: Array, sources: Array) -> Array:
+    """Which nodes of a graph (S, S) of edges some path leads to from a node of ``sources`` (S,) boolean: (S,)."""
+    S = len(graph)
+    from_one = np.zeros((S + 1, S + 1), dtype=bool)
+    from_one[:S, :S] = graph
+    from_one[S, :S] = sources
+    reached = np.zeros(S + 1, dtype=bool)
+    reached[csgraph.breadth_first_order(sparse.csr_array(from_one), S, return_predecessors=False)] = True
+    return reached[:S]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +109,7 @@ class TabularMDP:
             object.__setattr__(self, name, value)
         if self.rho0[self.terminal].any():
             raise ValueError(f"rho0 must be 0 on terminal states, got {self.rho0} with terminal {self.terminal}")
-        if self.gamma == 1 and not _all_reach(self.P.max(axis=1) > 0, self.terminal):
+        if self.gamma == 1 and not _reached(self.P.max(axis=1).T > 0, self.terminal).all():
             raise ValueError("gamma must be below 1 unless a terminal state can be reached from every state, got 1")
 
     @property
@@ -160,7 +162,7 @@ class TabularMDP:
     def _system(self, pi: Array, gamma: float) -> tuple[Array, Array]:
         """LU factors of I − γ P_π on the non-terminal states, Eq. (4.2)."""
         chain = self._chain(pi)
-        if gamma == 1 and not _all_reach(chain != 0, self.terminal):
+        if gamma == 1 and not _reached(chain.T != 0, self.terminal).all():
             raise ValueError(
                 "with gamma = 1 the policy must reach a terminal state from every state; this one does not"
             )
@@ -232,7 +234,9 @@ class TabularMDP:
         gamma = self.gamma if gamma is None else gamma
         if not (is_number(gamma) and 0 <= gamma <= 1):
             raise ValueError(f"gamma must be a number in [0, 1], got {gamma!r}")
-        d = self._solve(self._system(self.policy_matrix(policy, theta), gamma), self.rho0, transposed=True)
+        pi = self.policy_matrix(policy, theta)
+        d = self._solve(self._system(pi, gamma), self.rho0, transposed=True)
+        d[~_reached(self._chain(pi) != 0, self.rho0 > 0)] = 0  # not the rounding of the solution
         return d / d.sum() if normalized else d
 
     def state_marginals(self, policy: Policy | Array, theta: Array | None = None, *, horizon: int) -> Array:
@@ -240,6 +244,7 @@ class TabularMDP:
 
         Those of two policies within total variation α are within 2αt of each other in L1, Eq. (6.6).
         """
+        at_least("horizon", horizon, 0)
         chain = self._chain(self.policy_matrix(policy, theta))
         p = np.empty((horizon + 1, self.n_states), dtype=chain.dtype)
         p[0] = self.rho0
@@ -334,7 +339,7 @@ class TabularMDP:
         """
         if self.gamma == 1:
             raise ValueError("the bound needs gamma below 1, got 1")
-        alpha = total_variation(new, old).max()
+        alpha = total_variation(new, old)[~self.terminal].max()
         epsilon = np.abs(self.advantage(old)).max()
         return self.surrogate(new, old) - 4 * epsilon * self.gamma * alpha**2 / (1 - self.gamma) ** 2
 

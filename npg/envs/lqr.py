@@ -95,6 +95,8 @@ class LQR:
         m, d = self.B.T.shape
         if K.shape != (m, d) or sigma.shape != (m,):
             raise ValueError(f"K and sigma must have shapes {(m, d)} and {(m,)}, got {K.shape} and {sigma.shape}")
+        if not np.isfinite(K).all():
+            raise ValueError(f"K must be finite, got {K.tolist()}")
         if not (sigma.real > 0).all():
             raise ValueError(f"sigma must be positive, got {sigma}")
         M = self.A + self.B @ K
@@ -147,6 +149,12 @@ class LQR:
         return -linalg.solve(self.R + self.gamma * self.B.T @ V @ self.B, self.gamma * self.B.T @ V @ self.A)
 
 
+def _root(covariance: Array) -> Array:
+    """A matrix L with L Lᵀ = covariance, which may be singular."""
+    eigenvalues, vectors = np.linalg.eigh(covariance)
+    return vectors * np.sqrt(np.maximum(eigenvalues, 0))
+
+
 class LQREnv(gymnasium.Env[Array, Array]):
     """An ``LQR`` to act in; it never ends by itself, so give it a time limit.
 
@@ -162,7 +170,8 @@ class LQREnv(gymnasium.Env[Array, Array]):
         d, m = np.shape(lqr.B)
         self.observation_space = spaces.Box(-np.inf, np.inf, (d,), dtype=np.float64)
         self.action_space = spaces.Box(-np.inf, np.inf, (m,), dtype=np.float64)
-        self._root_S0, self._root_W = (np.real(linalg.sqrtm(np.asarray(c))) for c in (lqr.S0, lqr.W))
+        self._root_S0, self._root_W = _root(lqr.S0), _root(lqr.W)
+        self._state: Array | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """s_0 ~ N(0, S0)."""
@@ -173,6 +182,8 @@ class LQREnv(gymnasium.Env[Array, Array]):
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """One transition."""
         s, a, lqr = self._state, np.asarray(action, dtype=float), self.lqr
+        if s is None:
+            raise RuntimeError("call reset before the first step")
         if a.shape != self.action_space.shape:
             raise ValueError(f"action must have shape {self.action_space.shape}, got {a.shape}")
         reward = float(-(s @ lqr.Q @ s + a @ lqr.R @ a))

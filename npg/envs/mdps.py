@@ -93,7 +93,7 @@ def four_rooms(goal: tuple[int, int] = (7, 9), slip: float = 1 / 3, gamma: float
         If the goal is no cell, or ``slip`` no probability.
     """
     cells = [(i, j) for i, line in enumerate(FOUR_ROOMS) for j, cell in enumerate(line) if cell == "."]
-    if tuple(goal) not in cells:
+    if np.shape(goal) != (2,) or tuple(goal) not in cells:
         raise ValueError(f"goal must be the row and column of a cell of FOUR_ROOMS, got {goal!r}")
     if not 0 <= slip <= 1:
         raise ValueError(f"slip must lie in [0, 1], got {slip!r}")

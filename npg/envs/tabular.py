@@ -139,7 +139,7 @@ class TabularVectorEnv(VectorEnv[Array, Array, Array]):
             raise ValueError(f"actions must lie in 0, …, {self.mdp.n_actions - 1}, got {actions}")
         if self._state is None:
             raise RuntimeError("call reset before the first step")
-        row = self._state * self.mdp.n_actions + actions
+        row = self._state * self.mdp.n_actions + actions.astype(np.int64, copy=False)
         row[self._done] = self._sampler.start
         self._state, reward = self._sampler.draw(row, self.np_random.random(self.num_envs))
         self._t += 1
