@@ -94,6 +94,14 @@ def gpomdp(psi: Array, traj: Trajectories, gamma: float, baseline: Array | float
     return X
 
 
+def _sum_of_others(a: Array) -> Array:
+    """Σ_{j≠i} a_j of each row, without subtracting: one large a_i would cancel the digits of the rest."""
+    sums = np.zeros_like(a)
+    sums[1:] += a[:-1].cumsum(axis=0)
+    sums[:-1] += a[:0:-1].cumsum(axis=0)[::-1]
+    return sums
+
+
 def optimal_baseline(
     X: Array,
     Psi: Array,
@@ -136,7 +144,7 @@ def optimal_baseline(
     if not per_parameter:
         numerator, denominator = (a.sum(axis=1, keepdims=True) for a in (numerator, denominator))
     if leave_one_out:
-        numerator, denominator = (a.sum(axis=0) - a for a in (numerator, denominator))
+        numerator, denominator = map(_sum_of_others, (numerator, denominator))
     else:
         p = np.full(N, 1 / N) if probabilities is None else np.asarray(probabilities)
         numerator, denominator = p @ numerator, p @ denominator

@@ -236,7 +236,7 @@ class TabularMDP:
             raise ValueError(f"gamma must be a number in [0, 1], got {gamma!r}")
         pi = self.policy_matrix(policy, theta)
         d = self._solve(self._system(pi, gamma), self.rho0, transposed=True)
-        d[~_reached(self._chain(pi) != 0, self.rho0 > 0)] = 0  # not the rounding of the solution
+        d[~_reached(self._chain(pi) != 0, self.rho0 > 0) | (d.real < 0)] = 0  # there d is rounding
         return d / d.sum() if normalized else d
 
     def state_marginals(self, policy: Policy | Array, theta: Array | None = None, *, horizon: int) -> Array:

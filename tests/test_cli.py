@@ -17,11 +17,13 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
+from scipy import stats
 from toy import Toy, Walk, contents
 
 import npg
 from npg import cli
 from npg.algorithms import ALGORITHMS
+from npg.envs.mdps import short_corridor
 from npg.presets import PRESETS
 from npg.training import Run
 
@@ -102,11 +104,18 @@ def test_evaluate_prints_what_python_gives_and_sample_takes_sampled_actions(npg_
     assert printed[True] != printed[False]
 
 
-def test_evaluate_plays_a_hundred_episodes_and_train_shows_the_same_at_its_end(npg_):
-    _, trained, _ = npg_("train", "reinforce", "FrozenLake-v1", "--seed", 7, *QUICK, "--out", "run")
-    _, evaluated, _ = npg_("evaluate", "run", "--seed", 7)
-    assert SUMMARY.fullmatch(evaluated.strip())[1] == "100"
-    assert trained.splitlines()[-1] == evaluated.strip()
+def test_evaluate_plays_a_hundred_episodes_and_train_shows_the_same_at_its_end_sampled_or_not(npg_):
+    shown = {}
+    for option in ([], ["--sample"]):
+        out = f"run{len(option)}"
+        _, trained, _ = npg_("train", "reinforce", "CartPole-v1", "--seed", 7, *QUICK, "--out", out, *option)
+        _, evaluated, _ = npg_("evaluate", out, "--seed", 7, *option)
+        _, resumed, _ = npg_("train", "--resume", out, *option)
+        assert SUMMARY.fullmatch(evaluated.strip())[1] == "100"
+        assert trained.splitlines()[-1] == resumed.splitlines()[-1] == evaluated.strip()
+        shown[out] = evaluated
+    assert shown["run0"] != shown["run1"]
+    assert contents(Path("run0")) == contents(Path("run1"))
 
 
 def test_options_reach_the_run(npg_):
@@ -175,12 +184,15 @@ def test_python_m_npg_is_the_command(npg_):
     assert (*process.communicate(), process.returncode) == (npg_("list")[1], "", 0)
 
 
-def test_list_names_every_method_and_every_preset(npg_):
+def test_list_names_every_method_every_preset_and_every_environment_of_npg(npg_):
     status, out, err = npg_("list")
     assert (status, err) == (0, "")
     for name in ALGORITHMS:
         assert re.search(f"^{name}: ", out, re.MULTILINE)
     assert "preset CartPole-v1: 16 environments" in out
+    (environments,) = re.findall("^environments: any Gymnasium id .* our own are (.*)$", out, re.MULTILINE)
+    own = ["ShortCorridor", "RandomWalk", "TwoState", "FourRooms", "Garnet", "LQR"]
+    assert sorted(environments.split(", ")) == sorted(f"npg/{name}-v0" for name in own)
 
 
 def test_every_command_has_help(npg_):
@@ -298,7 +310,8 @@ BAD_SETTINGS = {
     "alpha=-1": ["alpha must be", "got -1"],
     "episodes=0": ["episodes must be an integer of at least 1, got 0"],
     "episodes=1.5": ["episodes must be", "got 1.5"],
-    "baseline=best": ["baseline must be one of linear, leave_one_out, none, got 'best'"],
+    "baseline=best": ["baseline must be one of linear, leave_one_out, optimal, none, got 'best'"],
+    "alpha_w=-1": ["alpha_w must be a number of at least 0, got -1"],
     "normalize=1": ["normalize must be", "got 1"],
     "policy=1": ["no setting 'policy'"],
     "scale=null": ["infinite bounds", "give scale"],
@@ -410,7 +423,7 @@ def test_a_reward_that_is_not_finite_stops_the_run_on_one_line(npg_, register):
     assert error.startswith("npg: error: the environment returned a reward that is not finite: nan; the checkpoint of")
 
 
-@pytest.mark.parametrize("settings", [["alpha=1e3"], ["alpha=1e308", "optimizer=ascent"]], ids=str)
+@pytest.mark.parametrize("settings", [["alpha=1e3"], ["alpha=1e308", "optimizer=ascent"], ["alpha_w=1e3"]], ids=str)
 def test_divergence_is_one_line_with_the_step_and_advice(settings, npg_):
     sets = [word for setting in settings for word in ("--set", setting)]
     status, out, err = npg_("train", "reinforce", "Pendulum-v1", "--steps", 20000, "--out", "run", *sets)
@@ -609,3 +622,69 @@ def test_reinforce_does_not_solve_cartpole_without_its_rewards():
     # A random linear policy is a good one now and then, but not on average.
     assert np.mean(results) < 200
     assert np.median(results) < 100
+
+
+CORRIDOR, OPTIMUM = "npg/ShortCorridor-v0", -(6 + 4 * 2**0.5)
+
+
+def corridor_returns(npg_) -> tuple[np.ndarray, np.ndarray]:
+    """Of seeds 0 to 9: the mean return that ``npg train --sample`` prints, and the exact J of the policy it learned."""
+    printed, exact = [], []
+    for seed in range(10):
+        status, out, _ = npg_("train", "reinforce", CORRIDOR, "--sample", "--seed", seed, "--out", f"seed-{seed}")
+        assert status == 0
+        printed.append(float(out.splitlines()[-1].split()[2]))
+        run = Run(f"seed-{seed}")
+        agent = run.make_agent(run.make_env())
+        exact.append(short_corridor().J(agent.policy, agent.theta))
+    return np.array(printed), np.array(exact)
+
+
+class ScalarNoise(gymnasium.RewardWrapper):
+    """Rewards that have nothing to do with what happens."""
+
+    def __init__(self, env, seed: int) -> None:
+        super().__init__(env)
+        self.rng = np.random.default_rng(seed)
+
+    def reward(self, reward):
+        return self.rng.standard_normal()
+
+
+def corridor_without_rewards(seed: int) -> float:
+    """Exact J of the policy that learned from noise, with the settings of the preset."""
+    env = ScalarNoise(npg.make_env(CORRIDOR), seed)
+    agent = npg.make_agent("reinforce", env)
+    npg.train(agent, env, steps=PRESETS["reinforce", CORRIDOR].steps, seed=seed)
+    return short_corridor().J(agent.policy, agent.theta)
+
+
+@pytest.fixture(params=[0.5, 0.05])
+def right_at_first(request, monkeypatch):
+    """Training begins with this probability of going right: 0.5, where θ = 0, is near the optimum; 0.05 is not."""
+    theta = np.array([0, np.log(request.param / (1 - request.param))])
+    monkeypatch.setattr(npg.Policy, "init", lambda self, rng: theta)
+    return request.param
+
+
+@pytest.mark.slow
+def test_reinforce_learns_the_best_stochastic_policy_of_the_short_corridor(npg_, right_at_first):
+    printed, exact = corridor_returns(npg_)
+    # No policy on a constant feature does better than the optimum. A fixed step size leaves θ moving around it, at a
+    # loss of 0.4 ± 0.5 over 200 other seeds: for the mean of ten, 1.5 is more than 6 standard errors away.
+    assert exact.max() <= OPTIMUM + 1e-9
+    assert exact.mean() >= OPTIMUM - 1.5
+    # An episode has a standard deviation of 9.4 at the optimum, the mean of 1000 one of 0.3, and the interval reaches
+    # some 0.7 to each side of that mean; an end that is 3 off is 7 standard errors away.
+    half_width = stats.t.ppf(0.975, 9) * printed.std(ddof=1) / np.sqrt(10)
+    assert OPTIMUM - 3.5 < printed.mean() - half_width
+    assert printed.mean() + half_width < OPTIMUM + 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("right_at_first", [0.05], indirect=True)
+def test_reinforce_does_not_learn_the_short_corridor_without_its_rewards(right_at_first):
+    exact = np.array([corridor_without_rewards(seed) for seed in range(10)])
+    # It begins at −82 and wanders.
+    assert exact.mean() < OPTIMUM - 30
+    assert np.median(exact) < OPTIMUM - 10

@@ -1,13 +1,21 @@
 """Environments by name: always a time limit, natively vectorised where possible, a clear error otherwise."""
 
+import json
+
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
+from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import SyncVectorEnv, VectorEnv
+from toy import contents
 
+import npg
 from npg import make_vec
-from npg.envs import DEFAULT_TIME_LIMIT, make_env
+from npg.envs import DEFAULT_TIME_LIMIT, make_env, mdps
+from npg.envs.lqr import LQR, LQREnv
+from npg.envs.tabular import TabularEnv, TabularVectorEnv
+from npg.training import Run
 
 
 def steps_until_truncation(env, action):
@@ -80,3 +88,157 @@ def test_an_environment_that_cannot_be_made_is_an_error_that_names_it_and_says_w
 def test_a_vector_has_at_least_one_environment(n):
     with pytest.raises(ValueError, match=f"n must be an integer of at least 1, got {n}"):
         make_vec("CartPole-v1", n)
+
+
+# The problems of this package
+
+LIMITS = {
+    "npg/ShortCorridor-v0": 1000,
+    "npg/RandomWalk-v0": 10_000,
+    "npg/TwoState-v0": 100,
+    "npg/FourRooms-v0": 200,
+    "npg/Garnet-v0": 100,
+    "npg/LQR-v0": 100,
+}
+EVERY_ID = pytest.mark.parametrize("env_id", LIMITS)
+FINITE = {
+    "npg/ShortCorridor-v0": (mdps.short_corridor, {"gamma": 0.8}),
+    "npg/RandomWalk-v0": (mdps.random_walk, {"n_states": 5, "left": 0.0, "right": 2.0}),
+    "npg/TwoState-v0": (mdps.two_state, {"gamma": 0.5}),
+    "npg/FourRooms-v0": (mdps.four_rooms, {"goal": (1, 1), "slip": 0.1}),
+    "npg/Garnet-v0": (mdps.garnet, {"n_states": 6, "n_actions": 2, "branching": 2, "termination": 0.1, "seed": 4}),
+}
+EVERY_FINITE = pytest.mark.parametrize(("env_id", "make", "kwargs"), [(k, *v) for k, v in FINITE.items()], ids=FINITE)
+
+
+def assert_same_problem(a, b):
+    for name in ("P", "R", "gamma", "rho0"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
+
+
+def test_every_problem_of_the_package_is_registered():
+    assert {env_id for env_id in gymnasium.registry if env_id.startswith("npg/")} == set(LIMITS)
+
+
+@pytest.mark.filterwarnings("ignore:.*Box")  # the states and actions of an LQR have no bounds
+@EVERY_ID
+def test_gymnasiums_checker_passes_every_problem(env_id):
+    check_env(make_env(env_id).unwrapped)
+    check_env(gymnasium.make(env_id).unwrapped)
+
+
+@EVERY_ID
+def test_every_problem_has_its_time_limit_in_both_interfaces(env_id):
+    assert make_env(env_id).spec.max_episode_steps == LIMITS[env_id]
+    assert make_env(env_id, max_episode_steps=7).spec.max_episode_steps == 7
+    for settings, limit in (({}, LIMITS[env_id]), ({"max_episode_steps": 7}, 7)):
+        env = make_vec(env_id, 2, **settings)
+        inner = env.unwrapped if env_id in FINITE else env.envs[0].spec
+        assert inner.max_episode_steps == limit
+
+
+@pytest.mark.parametrize("env_id", ["npg/TwoState-v0", "npg/Garnet-v0"])
+def test_a_finite_problem_is_cut_at_its_time_limit(env_id):
+    assert steps_until_truncation(make_env(env_id), 0) == 100
+    assert steps_until_truncation(make_vec(env_id, 2), np.zeros(2, dtype=int)) == 100
+    assert steps_until_truncation(make_vec(env_id, 2, max_episode_steps=7), np.zeros(2, dtype=int)) == 7
+
+
+@EVERY_FINITE
+def test_arguments_reach_the_finite_problem_in_both_interfaces(env_id, make, kwargs):
+    for given, expected in (({}, make()), (kwargs, make(**kwargs))):
+        scalar, vector = make_env(env_id, **given).unwrapped, make_vec(env_id, 3, **given).unwrapped
+        assert isinstance(scalar, TabularEnv)
+        assert isinstance(vector, TabularVectorEnv)
+        assert vector.num_envs == 3
+        assert_same_problem(scalar.mdp, expected)
+        assert_same_problem(vector.mdp, expected)
+
+
+def test_arguments_reach_the_lqr():
+    matrices = {name: np.diag([0.5, 0.25]) for name in ("A", "Q", "S0")} | {"B": [[1.0], [2.0]], "gamma": 0.7}
+    expected = LQR(**matrices, R=np.eye(1))
+    for env in (make_env("npg/LQR-v0", **matrices), make_vec("npg/LQR-v0", 2, **matrices).envs[1]):
+        assert isinstance(env.unwrapped, LQREnv)
+        for name in ("A", "B", "Q", "R", "W", "S0", "gamma"):
+            np.testing.assert_array_equal(getattr(env.unwrapped.lqr, name), getattr(expected, name))
+
+
+@pytest.mark.parametrize("make", [make_env, lambda env_id, **kwargs: make_vec(env_id, 2, **kwargs)])
+def test_an_error_of_a_problem_passes_through(make):
+    with pytest.raises(ValueError, match="branching must be at most n_states = 10, got 11"):
+        make("npg/Garnet-v0", branching=11)
+    with pytest.raises(TypeError, match="n_rooms"):
+        make("npg/FourRooms-v0", n_rooms=5)
+
+
+def trained(env_id, steps, num_envs, **settings):
+    """The exact J before and after a run of REINFORCE, and its history."""
+    env = make_vec(env_id, num_envs) if num_envs else make_env(env_id)
+    agent, mdp = npg.make_agent("reinforce", env, **settings), env.unwrapped.mdp
+    history = npg.train(agent, env, steps=steps, seed=0)
+    return mdp.J(agent.policy, np.zeros(agent.policy.n_params)), mdp.J(agent.policy, agent.theta), history
+
+
+@pytest.mark.parametrize("num_envs", [0, 8])
+def test_reinforce_finds_the_best_blind_policy_of_the_short_corridor(num_envs):
+    settings = {"features": "constant", "baseline_features": "constant", "gamma": 1.0, "episodes": 16}
+    settings |= {"optimizer": "adam", "alpha": 0.02, "alpha_w": 0.0}
+    before, after, history = trained("npg/ShortCorridor-v0", 40_000, num_envs, **settings)
+    best = -(6 + 4 * np.sqrt(2))
+    assert before == pytest.approx(-12)
+    assert best - 0.1 < after < best
+    assert (history["mean_return"] < -3).all()
+
+
+@pytest.mark.parametrize("num_envs", [0, 8])
+def test_reinforce_reaches_the_goal_of_the_four_rooms(num_envs):
+    """The best policy has J = 0.33, and the uniform one, J = 0.03, reaches it within the time limit in 4 of 10."""
+    settings = {"outer_discount": False, "gamma": 0.95, "alpha": 0.2}
+    before, after, history = trained("npg/FourRooms-v0", 40_000, num_envs, **settings)
+    assert after > 0.2 > 0.05 > before
+    returns = history["mean_return"]
+    assert ((returns >= 0) & (returns <= 1)).all()
+    assert returns[:2].mean() < 0.8 < 0.95 < returns[-10:].mean()
+
+
+GARNET = FINITE["npg/Garnet-v0"][1]
+
+
+def garnet(num_envs, **more):
+    kwargs = GARNET | more
+    return make_vec("npg/Garnet-v0", num_envs, **kwargs) if num_envs else make_env("npg/Garnet-v0", **kwargs)
+
+
+@pytest.mark.parametrize("num_envs", [0, 3])
+def test_a_run_on_a_garnet_keeps_its_arguments_and_is_resumed_from_them(num_envs, tmp_path):
+    def run(name, steps, env, **options):
+        agent = npg.make_agent("reinforce", env, episodes=4)
+        npg.train(agent, env, steps=steps, seed=1, out=tmp_path / name, record_every=100, **options)
+
+    run("whole", 800, garnet(num_envs))
+    run("half", 400, garnet(num_envs))
+    half = Run(tmp_path / "half")
+    config = json.loads((tmp_path / "half" / "config.json").read_text())
+    assert config["env"]["id"] == "npg/Garnet-v0"
+    assert config["env"]["num_envs"] == num_envs
+    assert GARNET.items() <= config["env"]["kwargs"].items()
+    assert config["env"]["kwargs"]["max_episode_steps"] == LIMITS["npg/Garnet-v0"]
+    again = half.make_env()
+    assert_same_problem(again.unwrapped.mdp, mdps.garnet(**GARNET))
+    agent = half.new_agent(again)
+    npg.train(agent, again, steps=800, seed=1, out=half.path, resume=True)
+    assert contents(tmp_path / "half") == contents(tmp_path / "whole")
+    with pytest.raises(ValueError, match=r"kwargs must be .*'seed': 4"):
+        run("half", 800, garnet(num_envs, seed=5), resume=True)
+
+
+def test_a_run_on_an_lqr_is_rebuilt_from_its_matrices(tmp_path):
+    kwargs = {"A": np.diag([0.5, 0.25]), "B": np.ones((2, 1)), "Q": np.eye(2), "W": 0.1 * np.eye(2)}
+    env = make_vec("npg/LQR-v0", 2, **kwargs, max_episode_steps=10)
+    agent = npg.make_agent("reinforce", env, scale=1.0, episodes=4)
+    npg.train(agent, env, steps=200, out=tmp_path / "run")
+    again = Run(tmp_path / "run").make_env()
+    for name, value in kwargs.items():
+        np.testing.assert_array_equal(getattr(again.envs[0].unwrapped.lqr, name), value)
+    npg.train(Run(tmp_path / "run").new_agent(again), again, steps=400, out=tmp_path / "run", resume=True)

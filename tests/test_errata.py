@@ -1,12 +1,19 @@
 """For each erratum: a number that the written form gets wrong and the right form gets right."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import integrate
+from scipy.optimize import linprog
+from scipy.special import rel_entr
 from scipy.stats import norm
 
 import npg
+from npg import estimators
 from npg.distributions import DiagonalGaussian
+from npg.envs.mdps import garnet, two_state
+from npg.exact import TabularMDP, enumerate_trajectories, total_variation
 from npg.features import Constant, OneHot
 from npg.gradcheck import numerical_gradient
 from npg.returns import discounted_returns
@@ -57,6 +64,42 @@ class StopOrGo:
         return total
 
 
+class TwoStates:
+    """The example after Eq. (6.11): actions 0 ("stay") and 1 ("move"), γ = 0.9, from state 0."""
+
+    mdp = replace(two_state(0.9), rho0=np.array([1.0, 0.0]))
+    policy = npg.SoftmaxLinear(OneHot(2), 2)
+    uniform = np.zeros(4)
+    stays = np.log([4.0, 4.0, 1.0, 1.0])  # "stay" with probability 0.8 in both states
+    horizon = 2
+
+    def data(self):
+        """Every trajectory of the uniform policy, its probability, and the scores and ratios of ``stays``."""
+        traj, probability = enumerate_trajectories(self.mdp, self.policy, self.uniform, self.horizon)
+        psi = estimators.scores(self.policy, self.stays, traj)
+        ratios = estimators.importance_ratios(self.policy, self.stays, traj, np.full(traj.actions.shape, np.log(0.5)))
+        return traj, probability, psi, ratios
+
+    def gradient(self) -> np.ndarray:
+        return self.mdp.gradient(self.policy, self.stays, horizon=self.horizon)[:2]
+
+    def staying(self, probability: float) -> np.ndarray:
+        return np.array([[probability, 1 - probability]] * 2)
+
+
+def one_state(rewards: list[float], stays: list[float]) -> TabularMDP:
+    """State 0, where action a pays rewards[a] and goes on with probability stays[a]; else the terminal state 1."""
+    P = np.zeros((2, 2, 2))
+    P[0, :, 0], P[0, :, 1] = stays, 1 - np.array(stays)
+    P[1, :, 1] = 1
+    return TabularMDP(P, np.array([rewards, [0.0, 0.0]]), 1.0, np.array([1.0, 0.0]))
+
+
+def variance(probability: np.ndarray, X: np.ndarray) -> float:
+    """tr Cov(X) of estimates X (N, n) with these probabilities."""
+    return probability @ (X**2).sum(axis=1) - ((probability @ X) ** 2).sum()
+
+
 def test_erratum_1():
     mu, sigma = 0.3, 2.0
     written = integrate.quad(lambda a: np.exp(-((a - mu) ** 2) / (2 * sigma)) / (sigma * np.sqrt(2 * np.pi)), -40, 40)[
@@ -75,6 +118,53 @@ def test_erratum_2():
     assert slope == pytest.approx((1.7 - 1.0) ** 2 / 0.25 - 1, rel=1e-9)
     assert slope != pytest.approx((1.7 - 0.5) ** 2 / 0.25 - 1, rel=0.1)
     assert policy.score(theta, x, a)[0, 1] == pytest.approx(0.96)
+
+
+def test_erratum_7():
+    """Over all couplings, matrices with these marginals, the probability of agreement lies in [0.5, 0.9]."""
+    p, q = np.array([0.2, 0.8]), np.array([0.3, 0.7])
+    marginals = np.vstack([np.kron(np.eye(2), np.ones(2)), np.kron(np.ones(2), np.eye(2))])
+    agree = np.eye(2).ravel()
+    worst, best = (linprog(sign * agree, A_eq=marginals, b_eq=np.concatenate([p, q])).fun * sign for sign in (1, -1))
+    epsilon = total_variation(p, q)
+    assert epsilon == pytest.approx(0.1)
+    assert best == pytest.approx(1 - epsilon)
+    assert worst == pytest.approx(0.5)
+    assert epsilon < worst
+
+
+def test_erratum_8():
+    p, q, f = np.array([0.5, 0.5]), np.array([0.49, 0.51]), np.array([1.0, -1.0])
+    tv, l1, pinsker = total_variation(p, q), np.abs(p - q).sum(), np.sqrt(rel_entr(q, p).sum() / 2)
+    assert pinsker == pytest.approx(0.010001, abs=1e-6)
+    assert tv <= pinsker < l1  # true of the total variation only
+    assert q @ f == pytest.approx(-0.02)
+    assert p @ f - l1 - 1e-12 <= q @ f < p @ f - tv  # true of the L1 norm only
+
+    P = np.zeros((2, 2, 2))
+    P[0, 0, 0] = P[0, 1, 1] = P[1, 0, 1] = P[1, 1, 1] = 1
+    mdp = TabularMDP(P, np.zeros((2, 2)), 0.9, np.array([1.0, 0.0]))
+    old, new = np.array([[1.0, 0.0]] * 2), np.array([[0.9, 0.1]] * 2)
+    alpha, t = total_variation(new, old).max(), 2
+    moved = np.abs(mdp.state_marginals(new, horizon=t) - mdp.state_marginals(old, horizon=t))[t].sum()
+    assert moved == pytest.approx(0.38)
+    assert alpha * t < moved <= 2 * alpha * t
+
+
+def test_erratum_9():
+    problem = TwoStates()
+    traj, probability, psi, ratios = problem.data()
+    gamma = problem.mdp.gamma
+    right = probability @ estimators.per_decision(psi, traj, gamma, ratios)
+    assert np.allclose(right[:2], problem.gradient())
+    assert np.allclose(right[:2], [0.16, 0.0576])
+
+    written = np.zeros(4)
+    for t in range(2):
+        for k in range(t, 2):
+            weight = ratios[: t + 1].prod(axis=0) * ratios[t : k + 1].prod(axis=0) * gamma**k * traj.rewards[k]
+            written += (probability * weight) @ psi[t]
+    assert np.allclose(written[:2], [0.53248, 0.09216])
 
 
 def test_erratum_13():
@@ -97,6 +187,25 @@ def test_erratum_15():
     assert G != pytest.approx(1 + 0.9 * (1 + 1))
 
 
+def test_erratum_16():
+    """Each step of the loop sees one score and one reward, and the sum is the reward-to-go estimate."""
+    policy = npg.SoftmaxLinear(OneHot(1), 2)
+    scores = policy.score(np.zeros(2), np.zeros((3, 1), dtype=int), np.array([0, 1, 0]))
+    rewards = [5.0, 0.0, -2.0]
+    z, X, running = np.zeros(2), np.zeros(2), []
+    for psi, r in zip(scores, rewards, strict=True):
+        z += psi
+        X += r * z
+        running.append(X[0])
+    assert running == [2.5, 2.5, 1.5]
+    assert np.allclose(X, returns_of(rewards, 1.0) @ scores)
+
+    problem = TwoStates()
+    traj, probability = enumerate_trajectories(problem.mdp, problem.policy, problem.stays, 2)
+    online = estimators.gpomdp(estimators.scores(problem.policy, problem.stays, traj), traj, problem.mdp.gamma)
+    assert np.allclose((probability @ online)[:2], problem.gradient())
+
+
 def test_erratum_17():
     policy, theta, q = npg.SoftmaxLinear(OneHot(1), 2), np.log([0.2, 0.8]), np.array([1.0, 0.0])
     x, actions = np.zeros((2, 1), dtype=int), np.arange(2)
@@ -106,6 +215,30 @@ def test_erratum_17():
     assert np.allclose(q @ grad_pi, true)
     assert true[0] == pytest.approx(0.16)
     assert ((pi @ grad_pi) * q.sum())[0] == pytest.approx(-0.096)
+
+
+def test_erratum_18():
+    problem = TwoStates()
+    traj, probability, psi, ratios = problem.data()
+    q = np.array(
+        [
+            problem.mdp.action_value(problem.policy, problem.stays, horizon=2 - t)[traj.obs[t], traj.actions[t]]
+            for t in range(2)
+        ]
+    )
+    discounted = problem.mdp.gamma ** np.arange(2)[:, None] * q
+    written = probability @ estimators.score_sums(psi, ratios * discounted)
+    corrected = probability @ estimators.score_sums(psi, ratios.cumprod(axis=0) * discounted)
+    assert np.allclose(written[:2], [0.1168, 0.144])
+    assert np.allclose(corrected[:2], problem.gradient())
+    assert np.allclose(corrected[:2], [0.16, 0.0576])
+
+    by_state = np.zeros(2)  # Σ_t γ^t Pr_β(S_t = s) Σ_a ∇π(a|s) q(s, a): the mean under the states of β
+    p = problem.mdp.state_marginals(problem.policy, problem.uniform, horizon=2)
+    for t in range(2):
+        q_t = problem.mdp.action_value(problem.policy, problem.stays, horizon=2 - t)
+        by_state += 0.9**t * p[t] * 0.8 * 0.2 * (q_t[:, 0] - q_t[:, 1])
+    assert np.allclose(written[:2], by_state)
 
 
 def test_erratum_20():
@@ -129,6 +262,89 @@ def test_erratum_21():
             left_out += 0.25 * ((G - baseline) @ score[[a, b]]) / 2
     assert left_out[0] == pytest.approx(0.25)
     assert plain[0] == pytest.approx(0.125)
+
+
+def test_erratum_23():
+    game, policy = one_state([1.0, -1.0], [1.0, 0.0]), npg.SoftmaxLinear(OneHot(2), 2)
+    theta = np.log([3.0, 1.0, 1.0, 1.0])
+    traj, probability = enumerate_trajectories(game, policy, theta, 2)
+    psi = estimators.scores(policy, theta, traj)
+    q = np.array([game.action_value(policy, theta, horizon=2 - t)[traj.obs[t], traj.actions[t]] for t in range(2)])
+    q *= traj.valid
+    G = discounted_returns(traj.rewards, traj.terminated, traj.truncated, 1.0)
+    sampled, exact = estimators.reward_to_go(psi, traj, 1.0), estimators.score_sums(psi, q)
+    assert np.allclose(probability @ exact, probability @ sampled)
+    assert variance(probability, sampled) == pytest.approx(0, abs=1e-12)
+    assert variance(probability, exact) == pytest.approx(9 / 128)
+    for t in range(2):
+        of_one_step = [variance(probability, w[t][:, None] * psi[t]) for w in (q, G)]
+        assert of_one_step[0] <= of_one_step[1] + 1e-12
+
+    chain = Chain()
+    of_chain = []
+    for later in (lambda r: r[1], lambda r: 0.5):  # what follows the first step: its reward, or the mean of that
+
+        def X(psi, r, later=later):
+            return psi[0] * (r[0] + later(r)) + psi[1] * r[1]
+
+        square = chain.mean(lambda psi, r, X=X: X(psi, r) ** 2)
+        of_chain.append(2 * (square - chain.mean(X) ** 2).sum())  # two logits a state
+    assert of_chain == pytest.approx([3 / 4, 5 / 8])
+
+    bandit = one_state([1.0, 0.0], [0.0, 0.0])
+    traj, probability = enumerate_trajectories(bandit, policy, theta, 1)
+    psi = estimators.scores(policy, theta, traj)
+    plain, value = (estimators.reward_to_go(psi, traj, 1.0, b) for b in (0.0, bandit.value(policy, theta)[0]))
+    assert variance(probability, plain) == pytest.approx(3 / 128)
+    assert variance(probability, value) == pytest.approx(3 / 32)
+
+
+def test_erratum_24():
+    problem = TwoStates()
+    old = problem.staying(0.5)
+
+    def A_bar(new):
+        return problem.mdp.surrogate(new, old) - problem.mdp.J(old)
+
+    assert A_bar(old) == pytest.approx(0, abs=1e-12)
+    assert A_bar(problem.staying(0.51)) == pytest.approx(0.1405)
+
+
+def test_erratum_25():
+    p, q, f = np.array([0.5, 0.5]), np.array([0.49, 0.51]), np.array([-1.0, -1.0])
+    l1 = np.abs(p - q).sum()
+    assert q @ f == -1
+    assert p @ f - l1 * f.max() == pytest.approx(-0.98)
+    assert p @ f - l1 * np.abs(f).max() == pytest.approx(-1.02)
+
+
+def test_erratum_26():
+    problem = TwoStates()
+    mdp, old, new = problem.mdp, problem.staying(0.5), problem.staying(0.51)
+    A_max, r_max = np.abs(mdp.advantage(old)).max(), np.abs(mdp.R).max()
+
+    def gain_and_penalty(mdp, new, old, C):
+        discounted_times = mdp.gamma / (1 - mdp.gamma) ** 2  # Σ_t t γ^t
+        return mdp.surrogate(new, old) - mdp.J(old), 2 * total_variation(new, old).max() * discounted_times * C
+
+    assert gain_and_penalty(mdp, new, old, r_max / 0.1) == pytest.approx((0.1405, 36))
+    assert gain_and_penalty(mdp, new, old, A_max) == pytest.approx((0.1405, 2.205))
+    assert mdp.lower_bound(new, old) - mdp.J(old) == pytest.approx(0.0964)
+    assert mdp.J(new) - mdp.J(old) == pytest.approx(0.1403, abs=5e-5)
+
+    for seed in range(20):  # whatever the new policy, and however near: nothing is left
+        rng = np.random.default_rng(seed)
+        mdp = garnet(5, 3, 2, gamma=rng.uniform(2 / 3, 0.99), seed=rng)
+        old, other = rng.dirichlet(np.ones(3), size=(2, 5))
+        greedy = np.eye(3)[mdp.advantage(old).argmax(axis=1)]
+        for target in (greedy, other):
+            for step in (1e-4, 1e-2, 1.0):
+                new = (1 - step) * old + step * target
+                gain, penalty = gain_and_penalty(mdp, new, old, np.abs(mdp.R).max() / (1 - mdp.gamma))
+                assert gain <= penalty
+                assert mdp.lower_bound(new, old) <= mdp.J(new) + 1e-9
+        step = 1e-3 * (1 - mdp.gamma) ** 2
+        assert mdp.lower_bound((1 - step) * old + step * greedy, old) > mdp.J(old)
 
 
 def test_erratum_28():
@@ -191,3 +407,41 @@ def test_erratum_33():
     assert np.allclose(with_factor, numerical_gradient(J, np.zeros(2))[0])
     assert np.allclose(with_factor, [-0.0125, 0.1])
     assert np.allclose(without, [-0.0125, 0.125])
+
+
+def test_erratum_34():
+    P = np.zeros((3, 2, 3))
+    P[0, 0, 1] = P[0, 1, 2] = 1
+    P[1:, :, 1:] = np.eye(2)[:, None]
+    mdp = TabularMDP(P, np.zeros((3, 2)), 0.9, np.array([1.0, 0.0, 0.0]))
+    old, new = np.array([[0.1, 0.9]] * 3), np.array([[0.0, 1.0]] * 3)
+    epsilon = total_variation(new, old).max()
+    p, p_new = (mdp.state_marginals(pi, horizon=1)[1] for pi in (old, new))
+    mistake = (p_new - (1 - epsilon) * p) / epsilon
+    assert np.allclose(mistake, [0, -0.9, 1.9])  # no distribution
+    moved = np.abs(p_new - p).sum()
+    assert moved == pytest.approx(0.2)
+    assert epsilon * np.abs(np.eye(3)[1:] - p).sum(axis=1).max() == pytest.approx(0.18)  # convex: largest at a corner
+    assert moved <= 2 * epsilon + 1e-12
+    assert (p >= (1 - epsilon) * p_new - 1e-12).all()  # the other way, from a deterministic policy, there is a mixture
+
+
+def test_erratum_35():
+    problem = TwoStates()
+    mdp, policy, theta = problem.mdp, problem.policy, problem.uniform
+    mu = mdp.stationary_distribution(policy, theta)
+    assert np.allclose(mu, 0.5)
+    inside = mu @ mdp.value_jacobian(policy, theta)  # Σ_s μ(s) ∇V(s)
+
+    def gradient_of(f):
+        return numerical_gradient(f, theta)[0][:2]
+
+    moving = gradient_of(lambda th: mdp.stationary_distribution(policy, th) @ mdp.value(policy, th))
+    J = gradient_of(lambda th: mdp.J(policy, th))
+    assert np.allclose(inside[:2], [0.6875, 3.0625])
+    assert np.allclose(moving, [0.625, 3.125])
+    assert np.allclose(J, [0.75625, 2.75625])
+    beta = np.array([0.3, 0.7])  # weights that do not depend on θ
+    assert np.allclose(
+        gradient_of(lambda th: beta @ mdp.value(policy, th)), beta @ mdp.value_jacobian(policy, theta)[:, :2]
+    )

@@ -111,6 +111,34 @@ def test_affine_is_the_scaled_observation_and_a_one(drawn):
     close(features(obs), [[2 * u - 1 for u in row] + [1] for row in unit_interval(space, obs)])
 
 
+@given(observed(lambda space: st.just(F.Affine(space, bias=False))))
+def test_affine_without_bias_is_the_scaled_observation_alone(drawn):
+    features, space, obs = drawn
+    assert features.n_features == features.n_inputs == F.Affine(space).n_features - 1
+    close(features(obs), [[2 * u - 1 for u in row] for row in unit_interval(space, obs)])
+    np.testing.assert_array_equal(features(obs), F.Affine(space)(obs)[:, :-1])
+
+
+def test_affine_without_bias_is_linear_where_a_scale_is_given():
+    features = F.Affine(CARTPOLE, scale=[1.0, 3.0, 0.5, 2.0], bias=False)
+    s = np.random.default_rng(0).normal(size=(3, 4))
+    np.testing.assert_array_equal(features(np.zeros((2, 4))), np.zeros((2, 4)))
+    close(features(2 * s[:2] + s[2]), 2 * features(s[:2]) + features(s[2:]))
+
+
+def test_the_description_keeps_whether_there_is_a_bias():
+    obs = np.array([[0.5, -0.25]])
+    for bias in (True, False):
+        features = F.Affine(UNIT, bias=bias)
+        assert F.describe(features)["bias"] is bias
+        again = F.make(json.loads(json.dumps(F.describe(features))), UNIT)
+        assert again == features
+        np.testing.assert_array_equal(again(obs), features(obs))
+    assert F.Affine(UNIT, bias=False) != F.Affine(UNIT)
+    assert F.make({"kind": "affine", "bias": False}, UNIT) == F.Affine(UNIT, bias=False)
+    assert F.make("affine", UNIT) == F.Affine(UNIT, bias=True)
+
+
 @given(observed(lambda space: st.builds(F.Polynomial, st.just(space), degree=st.integers(0, 4))))
 def test_polynomial_is_every_monomial_up_to_the_degree_once(drawn):
     features, space, obs = drawn

@@ -57,10 +57,12 @@ settings_of_reinforce = st.fixed_dictionaries(
     {},
     optional={
         "gamma": st.floats(0, 1),
-        "episodes": st.integers(1, 99),
+        "episodes": st.integers(2, 99),
         "returns": st.sampled_from(["to_go", "total"]),
         "outer_discount": st.booleans(),
-        "baseline": st.sampled_from(["linear", "leave_one_out", "none"]),
+        "baseline": st.sampled_from(["linear", "leave_one_out", "optimal", "none"]),
+        "fit": st.sampled_from(["earlier", "same"]),
+        "alpha_w": st.floats(0, 1e9),
         "ridge": st.floats(0, 1e9),
         "alpha": st.floats(0, 1e9),
         "features": st.sampled_from(["affine", {"kind": "fourier", "order": 2}, {"kind": "rbf", "width": 0.5}]),
@@ -119,6 +121,16 @@ def test_a_preset_is_what_is_taken_where_nothing_else_is_said():
     assert npg.make_agent("reinforce", env, alpha=0.5, scale=3.0).config["alpha"] == 0.5
     assert npg.make_agent("reinforce", env, scale=3.0).config["features"]["scale"] == 3.0
     assert preset("reinforce", "FrozenLake-v1") == preset("reinforce", None) == Preset()
+
+
+def test_the_short_corridor_is_learned_as_in_the_book():
+    env = npg.make_env("npg/ShortCorridor-v0")
+    agent = npg.make_agent("reinforce", env)
+    x = agent.policy.features(np.arange(3))
+    assert (x == x[0]).all(), "the states must not be told apart"
+    assert (agent.policy.n_params, agent.collect, preset("reinforce", env.spec.id).num_envs) == (2, npg.Episodes(1), 0)
+    book = {"gamma": 1, "optimizer": "ascent", "alpha": 2**-9, "baseline": "linear", "alpha_w": 2**-6}
+    assert agent.config | book == agent.config
 
 
 def test_every_preset_makes_its_agent():

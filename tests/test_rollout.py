@@ -526,15 +526,47 @@ def test_the_returns_of_a_column_are_those_of_its_episodes_in_order():
     assert_array_equal(traj.episode_returns().reshape(2, 3).T, [traj[n].episode_returns() for n in range(3)])
 
 
-def test_returns_of_episodes_that_are_not_whole_or_not_as_many_in_each_column_are_refused():
+@pytest.mark.parametrize("kind", KINDS)
+def test_episodes_are_numbered_in_the_order_in_which_columns_began_them(kind):
+    traj = collect(collector_of(kind), request=Episodes(6 if kind != "scalar" else 3))
+    numbers = [column[valid].tolist() for column, valid in zip(traj.episodes().T, traj.valid.T, strict=True)]
+    lengths_2_1_3, three_columns = [[0, 0, 1, 2, 2, 2]], [[0, 0, 3], [1, 4, 4, 4, 4], [2, 2, 2, 5]]
+    assert numbers == (lengths_2_1_3 if kind == "scalar" else three_columns)
+
+
+def still_running(traj, column=1):
+    last = np.flatnonzero(traj.valid[:, column])[-1]
+    traj.terminated[last, column] = traj.truncated[last, column] = False
+
+
+def from_the_middle_of_an_episode_to_that_of_another(traj):
+    traj.t[0] = 7
+    for column in range(3):
+        still_running(traj, column)
+
+
+def one_less_in_a_column(traj):
+    second = np.flatnonzero(traj.valid[:, 1] & (traj.t[:, 1] == 0))[1]
+    traj.valid[second:, 1] = False
+
+
+@pytest.mark.parametrize("kind", MODES)
+@pytest.mark.parametrize(
+    "spoil", [still_running, from_the_middle_of_an_episode_to_that_of_another, one_less_in_a_column]
+)
+def test_episodes_that_are_not_whole_or_not_as_many_in_each_column_are_refused(kind, spoil):
+    traj = collect(collector_of(kind), request=Episodes(6))
+    spoil(traj)
+    for method in (traj.episodes, traj.episode_returns):
+        with pytest.raises(ValueError, match="whole episodes, as many in each column: collect Episodes"):
+            method()
+
+
+def test_steps_are_not_episodes():
     collector = Collector(npg.make_vec("CartPole-v1", 4), 0)
-    agent = npg.make_agent("reinforce", collector.env)
-    agent.init(np.random.default_rng(0))
-    first = collector.collect(agent, Steps(40), np.random.default_rng(0))
-    second = collector.collect(agent, Steps(5), np.random.default_rng(0))
-    for traj in (first, second):
+    for n in (40, 5):
         with pytest.raises(ValueError, match="whole episodes"):
-            traj.episode_returns()
+            collect(collector, RandomAgent(), Steps(n)).episodes()
 
 
 def test_columns_of_a_shared_pair_are_still_one_array():

@@ -48,7 +48,7 @@ class LQR:
     ------
     ValueError
         If shapes disagree, Q, R, W or S0 is not symmetric, W or S0 is no covariance, or γ is out of range. Every
-        method that takes ``K, sigma`` raises it where J is not finite, Eq. (4.20), and where σ is not positive.
+        method that takes ``K, sigma`` raises it unless γ ρ(A + BK)² < 1, Eq. (4.20), and unless σ is positive.
 
     Notes
     -----

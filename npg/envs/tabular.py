@@ -111,11 +111,9 @@ class TabularVectorEnv(VectorEnv[Array, Array, Array]):
         self._sampler = _Sampler(mdp)
         self._state: Any = None
 
-    def reset(
-        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Array, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """First states drawn from ρ_0, in all columns."""
-        super().reset(seed=seed)  # type: ignore[arg-type]
+        super().reset(seed=seed)
         self._t = np.zeros(self.num_envs, dtype=np.int64)
         self._done = np.zeros(self.num_envs, dtype=bool)
         start = np.full(self.num_envs, self._sampler.start)

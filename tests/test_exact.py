@@ -1,0 +1,1196 @@
+"""Finite problems solved exactly: chapter 4, and the theorems of chapter 6 that compare two policies.
+
+What is expected comes from long sums, from every trajectory, from the complex step or by hand, not from the linear
+systems of the module.
+"""
+
+import tracemalloc
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+import strategies as S
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import optimize
+
+from npg.distributions import Categorical
+from npg.envs.mdps import garnet, random_walk, short_corridor, two_state
+from npg.envs.tabular import TabularVectorEnv
+from npg.exact import TabularMDP, enumerate_trajectories, total_variation
+from npg.features import Constant, OneHot
+from npg.gradcheck import check_gradient
+from npg.policies import GaussianLinear, SoftmaxLinear
+
+theorem = settings(max_examples=200)
+Z_BOUND = 6.0  # two-sided tail probability 2e-9 per comparison
+MANY = 2**10  # steps after which γ ≤ 0.95, or a termination of at least 0.1 a step, leaves less than 1e-22
+
+
+@st.composite
+def problems(draw, **kwargs):
+    """Those of ``strategies`` with unequal chances of first states, and half of them with R(s, a, s')."""
+    p = draw(S.problems(**kwargs))
+    live = ~p.mdp.terminal
+    rho0 = live * (0.2 + p.rng.random(len(live)))
+    R = p.rng.normal(size=p.mdp.P.shape) * live[:, None, None] if draw(st.booleans()) else p.mdp.R
+    return p._replace(mdp=replace(p.mdp, R=R, rho0=rho0 / rho0.sum()))
+
+
+def close(actual, expected, scale=1.0):
+    """Equal to 1e-10 relative. Values here are at most some 60 and systems have condition numbers up to 40, so that
+    errors are below 60 · 40 · 1e-15 in units of ``scale``."""
+    np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-11 * scale)
+
+
+def long_sum(matrix, b):
+    """Σ_k M^k b over k < MANY, by doubling."""
+    for _ in range(int(np.log2(MANY))):
+        b, matrix = b + matrix @ b, matrix @ matrix
+    return b
+
+
+def derivative(f, theta):
+    """∂f/∂θ of an array-valued analytic f by the complex step, the parameter last: (…, n)."""
+    return np.stack([np.imag(f(theta + 1e-30j * e)) / 1e-30 for e in np.eye(len(theta))], axis=-1)
+
+
+def rewards_of_transitions(mdp):
+    """R(s, a, s'): (S, A, S)."""
+    return np.broadcast_to(mdp.R if mdp.R.ndim == 3 else mdp.R[:, :, None], mdp.P.shape)
+
+
+def reward(mdp):
+    """E[R_{t+1} | s, a]: (S, A)."""
+    return sum(mdp.P[:, :, s] * rewards_of_transitions(mdp)[:, :, s] for s in range(mdp.n_states))
+
+
+def chain(mdp, pi):
+    """P_π and r_π."""
+    actions, R = range(mdp.n_actions), reward(mdp)
+    return sum(pi[:, [a]] * mdp.P[:, a] for a in actions), sum(pi[:, a] * R[:, a] for a in actions)
+
+
+def marginals(mdp, pi, steps=MANY):
+    """Pr(S_t = s) for t < steps, one step of the chain at a time."""
+    P, _ = chain(mdp, pi)
+    p = [mdp.rho0]
+    while len(p) < steps:
+        p.append(p[-1] @ P)
+    return np.array(p)
+
+
+def matrix(p):
+    return p.mdp.policy_matrix(p.policy, p.theta)
+
+
+def d_pi(p):
+    """∂π(a|s)/∂θ: (S, A, n)."""
+    return derivative(lambda theta: p.mdp.policy_matrix(p.policy, theta), p.theta)
+
+
+def tabular(p):
+    """The same problem with a tabular policy."""
+    policy = SoftmaxLinear(OneHot(p.mdp.n_states), p.mdp.n_actions)
+    return p._replace(policy=policy, theta=p.rng.normal(size=policy.n_params))
+
+
+def pair(p):
+    """(new, old): from almost equal to far apart, the new one with zeros at times; equal in terminal states."""
+    old = matrix(p)
+    other = p.rng.dirichlet(np.full(p.mdp.n_actions, 0.3), size=p.mdp.n_states)
+    other[other < 0.1] = 0
+    kappa = p.rng.choice([0.001, 0.1, 0.5, 1.0])
+    new = (1 - kappa) * old + kappa * other / other.sum(axis=1, keepdims=True)
+    new[p.mdp.terminal] = old[p.mdp.terminal]
+    return new, old
+
+
+def alpha_epsilon(mdp, new, old):
+    return total_variation(new, old)[~mdp.terminal].max(), np.abs(mdp.advantage(old)).max()
+
+
+def layered(rng, gamma, n=3, A=2):
+    """A problem whose episodes end within n steps, as each leads to a higher state, with a tabular policy and θ."""
+    P, R = np.zeros((n + 1, A, n + 1)), rng.normal(size=(n + 1, A, n + 1))
+    for s in range(n):
+        P[s, :, s + 1 :] = rng.dirichlet(np.ones(n - s), size=A)
+    P[n, :, n], R[n] = 1, 0
+    mdp = TabularMDP(P, R, gamma, np.append(rng.dirichlet(np.ones(n)), 0))
+    policy = SoftmaxLinear(OneHot(n + 1), A)
+    return S.Problem(mdp, policy, rng.normal(size=policy.n_params), rng)
+
+
+layers = st.builds(layered, S.generators, st.sampled_from([0.5, 0.9, 1.0]))
+
+
+def with_unvisited_state(mdp):
+    """The problem with one more state, in which no episode begins and to which none comes."""
+    n, R = mdp.n_states, reward(mdp)
+    P = np.zeros((n + 1, mdp.n_actions, n + 1))
+    P[:n, :, :n], P[n, :, :n] = mdp.P, mdp.P[0]
+    return TabularMDP(P, np.append(R, R[:1] + np.arange(mdp.n_actions), axis=0), mdp.gamma, np.append(mdp.rho0, 0))
+
+
+def random_graph(rng, n, A):
+    """P (n, A, n) of uniform choices among random successors: zeros, and no small probabilities."""
+    edges = rng.random((n, A, n)) < 0.25
+    edges[np.arange(n), :, rng.integers(n, size=n)] = True
+    return edges / edges.sum(axis=2, keepdims=True)
+
+
+# Values
+
+
+@pytest.mark.equation("4.1")
+@theorem
+@given(problems())
+def test_values_satisfy_the_bellman_equations(p):
+    mdp, pi = p.mdp, matrix(p)
+    v, q, a = (f(p.policy, p.theta) for f in (mdp.value, mdp.action_value, mdp.advantage))
+    for s, b in product(range(mdp.n_states), range(mdp.n_actions)):
+        close(q[s, b], reward(mdp)[s, b] + mdp.gamma * sum(mdp.P[s, b, t] * v[t] for t in range(mdp.n_states)))
+        close(a[s, b], q[s, b] - v[s])
+    close(v, (pi * q).sum(axis=1))
+    close((pi * a).sum(axis=1), 0)
+    assert not v[mdp.terminal].any()
+    assert not a[mdp.terminal].any()
+
+
+@pytest.mark.equation("4.2")
+@theorem
+@given(problems())
+def test_values_are_the_sum_of_all_discounted_rewards(p):
+    P, r = chain(p.mdp, matrix(p))
+    close(p.mdp.value(p.policy, p.theta), long_sum(p.mdp.gamma * P, r))
+
+
+@pytest.mark.equation("4.1")
+@theorem
+@given(problems())
+def test_a_policy_and_its_matrix_give_the_same_numbers(p):
+    pi = matrix(p)
+    for f in (p.mdp.value, p.mdp.action_value, p.mdp.advantage, p.mdp.J, p.mdp.visitation):
+        assert np.array_equal(f(p.policy, p.theta), f(pi))
+
+
+@pytest.mark.equation("4.2")
+@theorem
+@given(S.generators)
+def test_at_gamma_one_there_are_values_exactly_if_every_state_terminates(rng):
+    n, A = 4, 2
+    P = np.zeros((n + 1, A, n + 1))
+    P[:n, :, :n] = random_graph(rng, n, A)
+    P[range(n), 0], P[n] = np.eye(n + 1)[1:], np.eye(n + 1)[n]  # action 0 steps towards the end
+    mdp = TabularMDP(P, np.append(rng.normal(size=(n, A)), np.zeros((1, A)), axis=0), 1.0, np.eye(n + 1)[0])
+    pi = rng.random((n + 1, A)) < 0.5
+    pi[~pi.any(axis=1), 1] = True
+    pi = pi / pi.sum(axis=1, keepdims=True)
+    chain_, _ = chain(mdp, pi)
+    ends = (np.linalg.matrix_power(chain_, n)[:, n] > 0).all()
+    # Steps have probabilities of at least 1/8: where all end, T has a mean of at most 4 · 8⁴, which bounds the inverse.
+    assert ends == (np.linalg.svd(np.eye(n) - chain_[:n, :n], compute_uv=False)[-1] > 1e-6)
+    if ends:
+        close(mdp.value(pi)[:n], chain_[:n, :n] @ mdp.value(pi)[:n] + (pi * mdp.R).sum(axis=1)[:n], 100)
+    else:
+        with pytest.raises(ValueError, match="reach a terminal state from every state"):
+            mdp.value(pi)
+
+
+@pytest.mark.equation("4.2")
+@pytest.mark.parametrize("name", ["value", "action_value", "advantage", "J", "visitation"])
+@pytest.mark.parametrize("right", [0.0, 1.0])
+def test_a_policy_that_never_ends_has_no_values_at_gamma_one(name, right):
+    pi = np.tile([1 - right, right], (4, 1))
+    with pytest.raises(ValueError, match="with gamma = 1 the policy must reach a terminal state from every state"):
+        getattr(short_corridor(), name)(pi)
+    assert np.isfinite(getattr(short_corridor(0.9), name)(pi)).all()
+
+
+@pytest.mark.equation("4.2")
+@pytest.mark.parametrize(
+    "name", ["value", "J", "visitation", "gradient", "value_jacobian", "fisher", "natural_gradient"]
+)
+def test_a_softmax_that_has_underflowed_to_a_policy_that_never_ends_is_an_error(name):
+    theta = np.repeat([1e4, -1e4], 4)  # left, whose probability is 1 to the last bit
+    with pytest.raises(ValueError, match="with gamma = 1 the policy must reach a terminal state from every state"):
+        getattr(short_corridor(), name)(SoftmaxLinear(OneHot(4), 2), theta)
+
+
+def test_termination_is_needed_even_from_states_that_no_episode_visits():
+    walk = replace(random_walk(3), rho0=np.array([1.0, 0, 0, 0]))
+    pi = np.array([[1.0, 0], [0, 1], [1, 0], [1, 0]])  # ends at once from state 0; 1 and 2 go to and fro
+    with pytest.raises(ValueError, match="from every state"):
+        walk.J(pi)
+    assert replace(walk, gamma=0.999).J(pi) == -1
+
+
+def test_a_discount_of_one_in_the_visitation_asks_for_termination_too():
+    with pytest.raises(ValueError, match="with gamma = 1 the policy must reach a terminal state"):
+        two_state(0.9).visitation(np.full((2, 2), 0.5), gamma=1)
+
+
+@pytest.mark.equation("4.3")
+@theorem
+@given(problems())
+def test_objective_is_the_first_value_and_the_visited_reward(p):
+    pi = matrix(p)
+    J, (P, r) = p.mdp.J(p.policy, p.theta), chain(p.mdp, pi)
+    close(J, sum(p.mdp.rho0 * p.mdp.value(pi)))
+    close(J, sum(p.mdp.visitation(pi) * r))
+    close(J, p.mdp.rho0 @ long_sum(p.mdp.gamma * P, r))
+
+
+def test_short_corridor_at_one_half_has_the_numbers_worked_out_by_hand():
+    mdp, policy, pi = short_corridor(), SoftmaxLinear(Constant(), 2), np.full((4, 2), 0.5)
+    close(mdp.value(pi), [-12, -10, -6, 0])
+    close(mdp.visitation(pi), [6, 4, 2, 0])
+    close(mdp.advantage(pi), [[-1, 1], [3, -3], [-5, 5], [0, 0]])
+    close(mdp.gradient(policy, np.zeros(2)), [-2, 2])
+    close(mdp.fisher(policy, np.zeros(2)), [[3, -3], [-3, 3]])
+    close(mdp.natural_gradient(policy, np.zeros(2)), [-1 / 3, 1 / 3])
+    close(mdp.natural_gradient(policy, np.zeros(2), normalized=True), [-4, 4])
+    close(mdp.J(pi, horizon=10), -7.65625)
+    columns, _ = enumerate_trajectories(mdp, policy, np.zeros(2), 10)
+    assert columns.obs.shape == (10, 548)
+
+
+# Visitation
+
+
+@pytest.mark.equation("4.4")
+@theorem
+@given(problems())
+def test_visitation_is_the_discounted_sum_of_state_probabilities(p):
+    mdp, pi = p.mdp, matrix(p)
+    live = ~mdp.terminal
+    weight = mdp.gamma ** np.arange(MANY)
+    d = mdp.visitation(p.policy, p.theta)
+    close(d, weight @ marginals(mdp, pi) * live)
+    P, _ = chain(mdp, pi)
+    for s in np.flatnonzero(live):
+        close(d[s], mdp.rho0[s] + mdp.gamma * sum(d[t] * P[t, s] for t in np.flatnonzero(live)))
+
+
+@pytest.mark.equation("4.4")
+@theorem
+@given(problems(episodic=True), st.sampled_from([0.0, 0.5, 1.0]))
+def test_visitation_takes_another_discount(p, gamma):
+    weight = gamma ** np.arange(MANY)
+    pi = matrix(p)
+    close(p.mdp.visitation(pi, gamma=gamma), weight @ marginals(p.mdp, pi) * ~p.mdp.terminal)
+    assert np.array_equal(p.mdp.visitation(pi, gamma=gamma), replace(p.mdp, gamma=gamma).visitation(pi))
+
+
+@pytest.mark.equation("4.4")
+@theorem
+@given(S.generators)
+def test_visitation_is_positive_where_episodes_come_and_exactly_zero_elsewhere(rng):
+    n, A, visited = 5, 2, int(rng.integers(1, 5))
+    P = rng.dirichlet(np.ones(n), size=(n, A))
+    P[:visited, :, visited:] = 0
+    mdp = TabularMDP(P / P.sum(axis=2, keepdims=True), rng.normal(size=(n, A)), 0.95, np.eye(n)[0])
+    d = mdp.visitation(rng.dirichlet(np.ones(A), size=n))
+    assert (d[:visited] > 0).all()
+    assert not d[visited:].any()
+
+
+@pytest.mark.equation("4.5")
+@theorem
+@given(problems())
+def test_total_visitation_is_the_mean_discounted_length_of_an_episode(p):
+    mdp, pi = p.mdp, matrix(p)
+    running = marginals(mdp, pi) @ ~mdp.terminal  # Pr(T > t)
+    ends_at = -np.diff(running, prepend=1.0)
+    t, mass = np.arange(MANY), mdp.visitation(pi).sum()
+    if mdp.gamma == 1:
+        close(mass, ends_at @ t)
+    else:
+        close(mass, (1 - ends_at @ mdp.gamma**t) / (1 - mdp.gamma))
+    if not mdp.terminal.any():
+        close(mass, 1 / (1 - mdp.gamma))
+    d = mdp.visitation(pi, normalized=True)
+    close(d.sum(), 1)
+    close(d * mass, mdp.visitation(pi))
+
+
+@pytest.mark.equation("4.5")
+@theorem
+@given(problems(episodic=True))
+def test_normalised_undiscounted_visitation_is_the_episodic_on_policy_distribution(p):
+    pi = matrix(p)
+    P, _ = chain(p.mdp, pi)
+    live = ~p.mdp.terminal
+    visits = long_sum((P * live).T, p.mdp.rho0)  # η(s) = h(s) + Σ η(s̄) Σ π(a|s̄) p(s|s̄, a), Sutton & Barto (9.2)
+    close(visits[live], p.mdp.rho0[live] + (visits[live] @ P[np.ix_(live, live)]))
+    close(p.mdp.visitation(pi, gamma=1, normalized=True)[live], visits[live] / visits[live].sum())
+
+
+@pytest.mark.equation("4.6")
+@theorem
+@given(problems(most=2), st.integers(1, 3))
+def test_state_marginals_are_the_probabilities_of_the_enumerated_states(p, horizon):
+    mdp = p.mdp
+    pr = mdp.state_marginals(p.policy, p.theta, horizon=horizon)
+    traj, probability = enumerate_trajectories(mdp, p.policy, p.theta, horizon)
+    visited = np.concatenate([traj.obs, traj.next_obs[-1:]])
+    there = np.concatenate([traj.valid, traj.valid[-1:]])
+    there[-1] &= ~traj.terminated[-1]
+    for t, s in product(range(horizon + 1), np.flatnonzero(~mdp.terminal)):
+        close(pr[t, s], probability @ (there[t] & (visited[t] == s)))
+    for t in range(horizon):
+        close(pr[t + 1, mdp.terminal].sum(), probability @ traj.terminated[: t + 1].any(axis=0))
+    close(pr.sum(axis=1), 1)
+    close(pr, marginals(mdp, matrix(p), horizon + 1))
+
+
+@pytest.mark.equation("4.4", "4.6")
+@pytest.mark.parametrize("gamma", [0.9, 1.0])
+def test_sampled_episodes_visit_states_as_often_as_computed(gamma):
+    mdp = garnet(4, 2, 3, gamma=gamma, termination=0.3, seed=1)
+    n, steps, rng = 20_000, 100, np.random.default_rng(0)  # 0.7^100 = 3e-16: all end
+    pi = rng.dirichlet(np.ones(2), size=mdp.n_states)
+    env = TabularVectorEnv(mdp, n)
+    obs, _ = env.reset(seed=0)
+    visits, running = np.zeros((n, mdp.n_states)), np.ones(n, dtype=bool)
+    exact = mdp.state_marginals(pi, horizon=5)
+    for t in range(steps):
+        at = (obs[:, None] == np.arange(mdp.n_states)) * running[:, None]
+        visits += gamma**t * at
+        if t <= 5:
+            spread = np.sqrt(exact[t] * (1 - exact[t]) / n)[:-1]
+            assert (np.abs(at.mean(axis=0) - exact[t])[:-1] < Z_BOUND * spread).all()
+        obs, _, terminated, _, _ = env.step((rng.random(n) < pi[obs, 1]).astype(int))
+        running &= ~terminated
+    assert not running.any()
+    error = np.abs(visits.mean(axis=0) - mdp.visitation(pi))[:-1]
+    assert (error < Z_BOUND * visits.std(axis=0)[:-1] / np.sqrt(n)).all()
+
+
+@pytest.mark.equation("4.7")
+@theorem
+@given(S.generators)
+def test_stationary_distribution_is_the_only_one_and_there_is_one_exactly_if_the_chain_is_unichain(rng):
+    n = int(rng.integers(1, 6))
+    P = random_graph(rng, n, 1)[:, 0]
+    mdp = TabularMDP(P[:, None], np.ones((n, 1)), 0.5, np.eye(n)[0])
+    _, sizes, null = np.linalg.svd(P.T - np.eye(n))
+    # One zero for each recurrent class. The product of the r others is the root of a sum of squares of r × r minors,
+    # multiples of 5^−r: none is below 1e-5.
+    classes = int((sizes < 1e-9).sum())
+    if classes > 1:
+        with pytest.raises(ValueError, match=f"one recurrent class of states, got {classes}"):
+            mdp.stationary_distribution(np.ones((n, 1)))
+    else:
+        mu = mdp.stationary_distribution(np.ones((n, 1)))
+        close(mu, null[-1] / null[-1].sum())
+        close(mu @ P, mu)
+        reached = np.linalg.matrix_power(np.eye(n) + P, n) > 0
+        transient = (reached & ~reached.T).any(axis=1)
+        assert not mu[transient].any()
+
+
+@pytest.mark.equation("4.5", "4.7")
+@theorem
+@given(problems())
+def test_normalised_visitation_is_the_stationary_distribution_of_the_chain_that_starts_again(p):
+    mdp = p.mdp
+    live = ~mdp.terminal
+    stay = mdp.gamma * mdp.P[np.ix_(live, range(mdp.n_actions), live)]
+    restart = stay + (1 - stay.sum(axis=2, keepdims=True)) * mdp.rho0[live]
+    again = TabularMDP(restart, np.ones(restart.shape[:2]), 0.5, mdp.rho0[live])
+    pi = matrix(p)
+    close(mdp.visitation(pi, normalized=True)[live], again.stationary_distribution(pi[live]))
+
+
+# The gradient
+
+
+@pytest.mark.equation("4.8")
+@theorem
+@given(problems())
+def test_value_jacobian_is_the_derivative_of_the_values(p):
+    numerical = derivative(lambda theta: p.mdp.value(p.policy, theta), p.theta)
+    close(p.mdp.value_jacobian(p.policy, p.theta), numerical, 100)
+    P, _ = chain(p.mdp, matrix(p))
+    B = np.einsum("san,sa->sn", d_pi(p), p.mdp.action_value(p.policy, p.theta))
+    close(numerical, long_sum(p.mdp.gamma * P, B), 100)
+
+
+@pytest.mark.equation("1.9", "4.9")
+@theorem
+@given(problems())
+def test_policy_gradient_theorem_is_the_finite_difference_and_implicit_differentiation(p):
+    grad = p.mdp.gradient(p.policy, p.theta)
+    for method in ("central", "complex"):
+        check = check_gradient(lambda theta: p.mdp.J(p.policy, theta), grad, p.theta, method=method)
+        assert check.passed, (method, check)
+    close(grad, p.mdp.rho0 @ p.mdp.value_jacobian(p.policy, p.theta), 100)
+    d, q = p.mdp.visitation(p.policy, p.theta), p.mdp.action_value(p.policy, p.theta)
+    close(grad, np.einsum("s,sa,san->n", d, q, d_pi(p)), 100)
+
+
+@pytest.mark.equation("4.10")
+@theorem
+@given(problems())
+def test_all_actions_is_the_sum_of_values_times_the_derivative_of_the_policy(p):
+    q, w = p.rng.normal(size=p.mdp.P.shape[:2]), p.rng.normal(size=p.mdp.n_states)
+    x = p.mdp.features(p.policy)
+    expected = np.einsum("sa,san->sn", q, d_pi(p))
+    close(p.policy.all_actions(p.theta, x, q), expected)
+    close(p.policy.all_actions_gradient(p.theta, x, q, w), w @ expected)
+    close(p.policy.all_actions(p.theta, x, q + w[:, None]), expected)
+
+
+@pytest.mark.equation("4.10")
+@theorem
+@given(problems())
+def test_tabular_gradient_is_visitation_times_probability_times_advantage(p):
+    p = tabular(p)
+    pi, q, x = matrix(p), p.rng.normal(size=p.mdp.P.shape[:2]), np.arange(p.mdp.n_states)[:, None]
+    in_eta = [pi[s] * (q[s] - pi[s] @ q[s]) for s in range(p.mdp.n_states)]
+    close(p.policy.all_actions_gradient(p.theta, x, q, np.ones(len(q))), np.transpose(in_eta).ravel())
+    d, a = p.mdp.visitation(pi), p.mdp.advantage(pi)
+    close(p.mdp.gradient(p.policy, p.theta), (d[:, None] * pi * a).T.ravel(), 100)
+
+
+def field(p, outer_gamma):
+    """Σ_s d(s) Σ_a ∇π(a|s) q_γ(s, a) as a function of θ, d with a discount of its own."""
+    mdp, x = p.mdp, p.mdp.features(p.policy)
+
+    def g(theta):
+        d = mdp.visitation(p.policy, theta, gamma=outer_gamma)
+        return p.policy.all_actions_gradient(theta, x, mdp.action_value(p.policy, theta), d)
+
+    return g
+
+
+def asymmetry(p, outer_gamma):
+    jacobian = derivative(field(p, outer_gamma), p.theta)
+    return np.abs(jacobian - jacobian.T).max()
+
+
+@pytest.mark.equation("1.10")
+@theorem
+@given(S.generators)
+def test_field_without_the_outer_discount_has_an_asymmetric_jacobian_hence_is_no_gradient(rng):
+    mdp = garnet(3, 2, 3, gamma=rng.uniform(0.1, 0.9), termination=0.2, seed=rng)
+    p = tabular(S.Problem(mdp, None, None, rng))
+    assert asymmetry(p, 1) > 1e-6  # rounding is some 1e-14
+
+
+@pytest.mark.equation("1.10")
+@theorem
+@given(problems(episodic=True))
+def test_field_is_the_gradient_and_its_jacobian_symmetric_with_the_outer_discount(p):
+    assert asymmetry(p, p.mdp.gamma) < 1e-10
+    close(field(p, p.mdp.gamma)(p.theta), p.mdp.gradient(p.policy, p.theta), 100)
+
+
+@pytest.mark.equation("1.10")
+@theorem
+@given(problems(episodic=True, discounted=False))
+def test_field_without_the_outer_discount_is_the_gradient_at_gamma_one(p):
+    assert asymmetry(p, 1) < 1e-10
+    close(field(p, 1)(p.theta), p.mdp.gradient(p.policy, p.theta), 100)
+
+
+@pytest.mark.equation("1.10")
+def test_asymmetry_has_the_numbers_of_the_example_with_two_parameters():
+    gamma, r, x, y = 0.6, 0.3, 0.4, -0.7
+    P, R = np.zeros((3, 2, 3)), np.array([[0, r], [1, 0], [0, 0]])
+    P[0, 0, 1] = P[0, 1, 2] = P[1, :, 2] = P[2, :, 2] = 1
+    policy = SoftmaxLinear(OneHot(3), 2)
+    p = S.Problem(TabularMDP(P, R, gamma, np.eye(3)[0]), policy, np.array([x, y, 0, 0, 0, 0]), None)
+    jacobian = derivative(field(p, 1), p.theta)
+    c, u = 1 / (1 + np.exp(-x)), 1 / (1 + np.exp(-y))
+    close(field(p, 1)(p.theta)[:2], [c * (1 - c) * (gamma * u - r), c * u * (1 - u)])
+    close(jacobian[0, 1], gamma * c * (1 - c) * u * (1 - u))
+    close(jacobian[1, 0], c * (1 - c) * u * (1 - u))
+
+
+# Fisher matrix and natural gradient
+
+
+@pytest.mark.equation("4.11")
+@theorem
+@given(problems())
+def test_fisher_is_the_mean_outer_product_of_scores_under_the_visitation(p):
+    pi, d, x = matrix(p), p.mdp.visitation(p.policy, p.theta), p.mdp.features(p.policy)
+    F = 0
+    for a in range(p.mdp.n_actions):
+        psi = p.policy.score(p.theta, x, np.full(len(x), a))
+        F = F + sum(d[s] * pi[s, a] * np.outer(psi[s], psi[s]) for s in range(len(x)))
+    close(p.mdp.fisher(p.policy, p.theta), F, 10)
+    close(p.mdp.fisher(p.policy, p.theta, normalized=True), F / d.sum(), 10)
+
+
+@pytest.mark.equation("4.11")
+@theorem
+@given(S.generators)
+def test_undiscounted_fisher_is_that_of_the_whole_trajectory(rng):
+    p = layered(rng, 1.0)
+    traj, probability = enumerate_trajectories(p.mdp, p.policy, p.theta, p.mdp.n_states)
+    scores = np.zeros((len(probability), p.policy.n_params))
+    for t in range(len(traj.obs)):
+        scores += traj.valid[t][:, None] * p.policy.score(p.theta, traj.x[t], traj.actions[t])
+    close(p.mdp.fisher(p.policy, p.theta), (probability * scores.T) @ scores)
+
+
+@pytest.mark.equation("4.12")
+@theorem
+@given(problems())
+def test_natural_gradient_is_the_shortest_solution_of_its_equation(p):
+    F, grad = p.mdp.fisher(p.policy, p.theta), p.mdp.gradient(p.policy, p.theta)
+    u = p.mdp.natural_gradient(p.policy, p.theta)
+    close(F @ u, grad, 100)
+    # What F does not see is a common shift of the logits, and a tabular policy in terminal states: u has neither.
+    W, size = u.reshape(p.mdp.n_actions, -1), 1e-9 * np.abs(u).max()
+    assert np.abs(W.sum(axis=0)).max() <= size
+    if W.shape[1] == p.mdp.n_states:
+        assert not np.abs(W[:, p.mdp.terminal]).max(initial=0) > size
+    F_bar, u_bar = (f(p.policy, p.theta, normalized=True) for f in (p.mdp.fisher, p.mdp.natural_gradient))
+    close(F_bar @ u_bar, grad, 100)
+    np.testing.assert_allclose(u_bar, p.mdp.visitation(p.policy, p.theta).sum() * u, rtol=1e-12)
+
+
+@pytest.mark.equation("4.12")
+@theorem
+@given(problems(), st.booleans())
+def test_natural_gradient_is_the_pseudo_inverse_times_the_gradient(p, normalized):
+    p = tabular(p)  # whose Fisher matrix is well conditioned on its range
+    F = p.mdp.fisher(p.policy, p.theta, normalized=normalized)
+    expected = np.linalg.pinv(F, rcond=1e-9, hermitian=True) @ p.mdp.gradient(p.policy, p.theta)
+    actual = p.mdp.natural_gradient(p.policy, p.theta, normalized=normalized)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-8 * np.abs(expected).max())
+
+
+@pytest.mark.equation("4.13")
+@theorem
+@given(problems(), st.booleans())
+def test_tabular_natural_gradient_is_the_advantage_with_zero_mean_over_actions(p, unvisited):
+    p = tabular(p._replace(mdp=with_unvisited_state(p.mdp)) if unvisited else p)
+    a = p.mdp.advantage(p.policy, p.theta)
+    expected = a - a.mean(axis=1, keepdims=True)
+    if unvisited:
+        expected[-1] = 0
+    close(p.mdp.natural_gradient(p.policy, p.theta), expected.T.ravel(), 100)
+
+
+@pytest.mark.equation("4.4", "4.12")
+@theorem
+@given(S.generators)
+def test_states_visited_less_often_than_rounding_get_no_negative_weight(rng):
+    n, A = 5, 2
+    P = rng.dirichlet(np.ones(n), size=(n, A))
+    P[:3, :, 3:] = 0
+    P[0, 1] = np.eye(n)[3]  # the only way to states 3 and 4, taken with probability e^−45 ≈ 3e-20
+    mdp = TabularMDP(P / P.sum(axis=2, keepdims=True), rng.normal(size=(n, A)), 0.95, np.eye(n)[0])
+    p = tabular(S.Problem(mdp, None, None, rng))
+    p.theta[[0, n]] = 0, -45
+    assert (mdp.visitation(p.policy, p.theta) >= 0).all()
+    u = mdp.natural_gradient(p.policy, p.theta)
+    close(mdp.fisher(p.policy, p.theta) @ u, mdp.gradient(p.policy, p.theta), 100)
+
+
+# A finite horizon, and every trajectory
+
+
+def returns(mdp, traj):
+    return (traj.rewards * mdp.gamma ** np.arange(len(traj.rewards))[:, None]).sum(axis=0)
+
+
+@pytest.mark.equation("4.14")
+@theorem
+@given(problems(most=2), st.integers(1, 3))
+def test_values_of_a_horizon_are_means_over_its_trajectories(p, horizon):
+    traj, probability = enumerate_trajectories(p.mdp, p.policy, p.theta, horizon)
+    G = returns(p.mdp, traj)
+    close(p.mdp.J(p.policy, p.theta, horizon=horizon), probability @ G)
+    v, q = (f(p.policy, p.theta, horizon) for f in (p.mdp.value, p.mdp.action_value))
+    close(p.mdp.advantage(p.policy, p.theta, horizon), q - v[:, None])
+    for s in np.flatnonzero(~p.mdp.terminal):
+        from_s = traj.obs[0] == s
+        close(v[s], probability[from_s] @ G[from_s] / probability[from_s].sum())
+        for a in range(p.mdp.n_actions):
+            first = from_s & (traj.actions[0] == a)
+            close(q[s, a], probability[first] @ G[first] / probability[first].sum())
+    assert not v[p.mdp.terminal].any()
+
+
+@pytest.mark.equation("4.14")
+@theorem
+@given(problems(), st.integers(1, 60))
+def test_values_of_a_horizon_follow_the_recursion_and_approach_the_infinite_sum(p, horizon):
+    mdp, pi, v = p.mdp, matrix(p), np.zeros(p.mdp.n_states)
+    for _ in range(horizon):
+        q = reward(mdp) + mdp.gamma * np.array([[P @ v for P in row] for row in mdp.P])
+        v = (pi * q).sum(axis=1)
+    close(mdp.value(pi, horizon=horizon), v)
+    close(mdp.action_value(pi, horizon=horizon), q)
+    J, J_H, r_max = mdp.J(pi), mdp.J(pi, horizon=horizon), np.abs(reward(mdp)).max()
+    if mdp.gamma < 1:
+        assert abs(J - J_H) <= mdp.gamma**horizon * r_max / (1 - mdp.gamma) + 1e-11
+    else:
+        late = (marginals(mdp, pi) @ ~mdp.terminal)[horizon:].sum()  # E max(T − H, 0)
+        assert abs(J - J_H) <= r_max * late + 1e-11
+
+
+@pytest.mark.equation("4.14")
+def test_a_finite_horizon_needs_no_termination():
+    pi = np.tile([1.0, 0], (4, 1))
+    assert short_corridor().J(pi, horizon=7) == -7
+
+
+@pytest.mark.equation("4.15")
+@theorem
+@given(problems(), st.integers(1, 5))
+def test_gradient_of_a_horizon_is_the_finite_difference(p, horizon):
+    grad = p.mdp.gradient(p.policy, p.theta, horizon)
+    for method in ("central", "complex"):
+        check = check_gradient(lambda theta: p.mdp.J(p.policy, theta, horizon), grad, p.theta, method=method)
+        assert check.passed, (method, check)
+
+
+@pytest.mark.equation("4.15")
+@theorem
+@given(problems())
+def test_gradient_of_a_horizon_is_the_sum_over_time_and_approaches_the_gradient(p):
+    pr, dpi, horizon = marginals(p.mdp, matrix(p), 4), d_pi(p), 4
+    expected = 0
+    for t in range(horizon):
+        q = p.mdp.action_value(p.policy, p.theta, horizon - t)
+        expected = expected + p.mdp.gamma**t * np.einsum("s,sa,san->n", pr[t], q, dpi)
+    close(p.mdp.gradient(p.policy, p.theta, horizon), expected, 100)
+    close(p.mdp.gradient(p.policy, p.theta, MANY), p.mdp.gradient(p.policy, p.theta), 100)
+
+
+@pytest.mark.equation("4.15", "4.16")
+@theorem
+@given(layers)
+def test_the_mean_of_scores_times_returns_over_all_trajectories_is_the_gradient(p):
+    horizon = p.mdp.n_states
+    traj, probability = enumerate_trajectories(p.mdp, p.policy, p.theta, horizon)
+    G, grad = returns(p.mdp, traj), 0
+    for t in range(horizon):
+        psi = p.policy.score(p.theta, traj.x[t], traj.actions[t])
+        grad = grad + (probability * G * traj.valid[t]) @ psi
+    close(grad, p.mdp.gradient(p.policy, p.theta))
+    close(grad, p.mdp.gradient(p.policy, p.theta, horizon))
+
+
+def paths(mdp, pi, horizon):
+    """{((s, a, s'), …): probability} by recursion over the first definition."""
+
+    def grow(path, s, pr):
+        if len(path) == horizon or (path and mdp.terminal[s]):
+            yield path, pr
+            return
+        for a, s2 in product(range(mdp.n_actions), range(mdp.n_states)):
+            if pi[s, a] * mdp.P[s, a, s2] > 0:
+                yield from grow((*path, (s, a, s2)), s2, pr * pi[s, a] * mdp.P[s, a, s2])
+
+    return dict(x for s in range(mdp.n_states) if mdp.rho0[s] > 0 for x in grow((), s, mdp.rho0[s]))
+
+
+@pytest.mark.equation("1.2", "4.16")
+@theorem
+@given(problems(most=2), st.integers(1, 3))
+def test_enumeration_has_every_trajectory_once_with_its_probability(p, horizon):
+    expected = paths(p.mdp, matrix(p), horizon)
+    traj, probability = enumerate_trajectories(p.mdp, p.policy, p.theta, horizon)
+    lengths = traj.valid.sum(axis=0)
+    steps = np.stack([traj.obs, traj.actions, traj.next_obs], axis=2)
+    found = {tuple(map(tuple, steps[: lengths[i], i].tolist())): pr for i, pr in enumerate(probability)}
+    assert len(found) == len(probability)
+    assert found.keys() == expected.keys()
+    close([found[path] for path in expected], list(expected.values()))
+    close(probability.sum(), 1)
+
+
+@pytest.mark.equation("4.16")
+@theorem
+@given(problems(most=4), st.integers(1, 3))
+def test_number_of_trajectories_follows_the_recursion(p, horizon):
+    mdp, pi = p.mdp, matrix(p)
+    count = np.ones(mdp.n_states)
+    for _ in range(horizon):
+        more = [
+            sum(count[t] for a in range(mdp.n_actions) for t in range(mdp.n_states) if pi[s, a] * mdp.P[s, a, t] > 0)
+            for s in range(mdp.n_states)
+        ]
+        count = np.where(mdp.terminal, 1, more)
+    n = int(count[mdp.rho0 > 0].sum())
+    traj, probability = enumerate_trajectories(mdp, p.policy, p.theta, horizon, max_rows=n * horizon)
+    assert traj.obs.shape == (horizon, n) == (horizon, len(probability))
+    close(probability.sum(), 1)
+    assert (probability > 0).all()
+    with pytest.raises(ValueError, match=f"more than max_rows = {n * horizon - 1}"):
+        enumerate_trajectories(mdp, p.policy, p.theta, horizon, max_rows=n * horizon - 1)
+
+
+@pytest.mark.equation("4.16")
+@theorem
+@given(problems(most=3), st.integers(1, 3))
+def test_columns_of_an_enumeration_are_consistent_episodes_padded_with_zeros(p, horizon):
+    mdp = p.mdp
+    traj, _ = enumerate_trajectories(mdp, p.policy, p.theta, horizon)
+    v = traj.valid
+    assert v[0].all()
+    assert np.array_equal(v[1:], v[:-1] & ~traj.terminated[:-1])
+    assert np.array_equal(traj.obs[1:][v[1:]], traj.next_obs[:-1][v[1:]])
+    assert np.array_equal(traj.terminated, v & mdp.terminal[traj.next_obs])
+    assert not traj.truncated[:-1].any()
+    assert np.array_equal(traj.truncated[-1], v[-1] & ~traj.terminated[-1])
+    assert (mdp.P[traj.obs[v], traj.actions[v], traj.next_obs[v]] > 0).all()
+    assert np.array_equal(traj.rewards[v], rewards_of_transitions(mdp)[traj.obs[v], traj.actions[v], traj.next_obs[v]])
+    assert np.array_equal(traj.x[v], p.policy.features(traj.obs[v]))
+    assert np.array_equal(traj.t, np.arange(horizon)[:, None] * v)
+    for name in ("obs", "x", "actions", "rewards", "next_obs", "terminated", "truncated", "t"):
+        assert not getattr(traj, name)[~v].any(), name
+    assert np.array_equal(traj.episode_returns(), traj.rewards.sum(axis=0))
+
+
+@pytest.mark.equation("4.16")
+def test_actions_of_probability_zero_are_not_enumerated():
+    policy, theta = SoftmaxLinear(OneHot(4), 2), np.repeat([0.0, 1e4], 4)  # left has underflowed to 0
+    traj, probability = enumerate_trajectories(short_corridor(), policy, theta, 5)
+    assert traj.actions.tolist() == [[1]] * 5
+    assert traj.obs.ravel().tolist() == [0, 1, 0, 1, 0]
+    assert probability == [1]
+
+
+@pytest.mark.equation("4.16")
+@pytest.mark.parametrize("horizon", [12, 1000])
+def test_an_enumeration_that_is_too_large_is_refused_before_anything_is_made(horizon):
+    mdp, policy = garnet(5, 3, 5), SoftmaxLinear(OneHot(5), 3)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=f"horizon {horizon} gives .* trajectories .* more than max_rows"):
+            enumerate_trajectories(mdp, policy, np.zeros(15), horizon)
+        assert tracemalloc.get_traced_memory()[1] < 1e6
+    finally:
+        tracemalloc.stop()
+
+
+# From one policy to another
+
+
+@pytest.mark.equation("6.1")
+@theorem
+@given(problems())
+def test_performance_difference_is_the_old_advantage_where_the_new_policy_goes(p):
+    new, old = pair(p)
+    difference = p.mdp.visitation(new) @ (new * p.mdp.advantage(old)).sum(axis=1)
+    close(p.mdp.J(new) - p.mdp.J(old), difference, 10)
+
+
+@pytest.mark.equation("6.1", "6.2")
+@theorem
+@given(problems())
+def test_surrogate_has_the_old_visitation_and_its_error_is_the_shift_of_states(p):
+    new, old = pair(p)
+    weight = p.mdp.gamma ** np.arange(MANY)
+    gain = np.array([new[s] @ p.mdp.advantage(old)[s] for s in range(p.mdp.n_states)])
+    p_old, p_new = marginals(p.mdp, old), marginals(p.mdp, new)
+    close(p.mdp.surrogate(new, old), p.mdp.J(old) + weight @ p_old @ gain, 10)
+    close(p.mdp.J(new) - p.mdp.surrogate(new, old), weight @ (p_new - p_old) @ gain, 10)
+
+
+@pytest.mark.equation("6.2")
+@theorem
+@given(layers)
+def test_surrogate_is_the_mean_of_ratios_times_advantages_along_old_trajectories(p):
+    new, old = pair(p)
+    traj, probability = enumerate_trajectories(p.mdp, p.policy, p.theta, p.mdp.n_states)
+    s, a = traj.obs, traj.actions
+    terms = p.mdp.gamma**traj.t * traj.valid * (new / old * p.mdp.advantage(old))[s, a]
+    close(p.mdp.surrogate(new, old), p.mdp.J(old) + probability @ terms.sum(axis=0))
+
+
+@pytest.mark.equation("6.3")
+@theorem
+@given(problems())
+def test_surrogate_has_the_value_and_the_gradient_of_the_objective_at_the_old_policy(p):
+    old, x = matrix(p), p.mdp.features(p.policy)
+    close(p.mdp.surrogate(old, old), p.mdp.J(old), 10)
+
+    def surrogate(theta):
+        return p.mdp.surrogate(p.mdp.policy_matrix(p.policy, theta), old)
+
+    assert check_gradient(surrogate, p.mdp.gradient(p.policy, p.theta), p.theta).passed
+    elsewhere = p.theta + p.rng.normal(size=p.theta.shape)
+    grad = p.policy.all_actions_gradient(elsewhere, x, p.mdp.action_value(old), p.mdp.visitation(old))
+    assert check_gradient(surrogate, grad, elsewhere).passed
+
+
+@st.composite
+def distribution_pairs(draw):
+    """Two distributions on 1 to 5 outcomes, some of probability zero."""
+    rng, k = draw(S.generators), draw(st.integers(1, 5))
+    p, q = rng.dirichlet(np.ones(k), size=2) * (rng.random((2, k)) < 0.7) + 1e-3 * np.eye(k)[rng.integers(k, size=2)]
+    return p / p.sum(), q / q.sum()
+
+
+@pytest.mark.equation("6.4")
+@theorem
+@given(distribution_pairs())
+def test_total_variation_is_the_largest_difference_of_an_event(pq):
+    p, q = pq
+    events = np.array(list(product([0, 1], repeat=len(p))))
+    close(total_variation(p, q), (events @ (p - q)).max())
+    close(total_variation(p, q), sum(abs(x - y) for x, y in zip(p, q, strict=True)) / 2)
+    assert np.array_equal(total_variation([p, q], [q, q]), [total_variation(p, q), 0])
+
+
+@pytest.mark.equation("6.5")
+@theorem
+@given(distribution_pairs())
+def test_no_coupling_disagrees_less_often_than_the_total_variation_and_the_maximal_one_as_often(pq):
+    p, q = pq
+    k, tv = len(p), total_variation(p, q)
+    least = optimize.linprog(
+        1 - np.eye(k).ravel(),
+        A_eq=np.concatenate([np.kron(np.eye(k), np.ones(k)), np.kron(np.ones(k), np.eye(k))]),
+        b_eq=np.concatenate([p, q]),
+    )
+    assert abs(least.fun - tv) < 1e-6  # the solver's feasibility tolerance is 1e-7
+    m = np.minimum(p, q)
+    joint = np.diag(m) + (np.outer(p - m, q - m) / tv if tv > 0 else 0)
+    assert (joint >= 0).all()
+    close(joint.sum(axis=1), p)
+    close(joint.sum(axis=0), q)
+    close(np.trace(joint), 1 - tv)
+
+
+@pytest.mark.equation("6.6")
+@theorem
+@given(problems())
+def test_states_of_two_policies_drift_apart_at_most_as_fast_as_actions_disagree(p):
+    new, old = pair(p)
+    alpha, _ = alpha_epsilon(p.mdp, new, old)
+    t = np.arange(11)
+    shift = np.abs(np.subtract(*(p.mdp.state_marginals(pi, horizon=10) for pi in (new, old)))).sum(axis=1)
+    assert (shift <= 2 * (1 - (1 - alpha) ** t) + 1e-14).all()
+    assert (2 * (1 - (1 - alpha) ** t) <= 2 * alpha * t + 1e-14).all()
+
+
+@pytest.mark.equation("6.6")
+@pytest.mark.parametrize("alpha", [0.01, 0.3])
+def test_the_bound_on_the_drift_of_states_is_attained(alpha):
+    P = np.zeros((2, 2, 2))
+    P[0, [0, 1], [0, 1]] = P[1, :, 1] = 1
+    mdp = TabularMDP(P, np.ones((2, 2)), 0.9, np.array([1.0, 0]))
+    old, new = np.array([[1.0, 0], [1, 0]]), np.array([[1 - alpha, alpha], [1, 0]])
+    shift = np.abs(mdp.state_marginals(new, horizon=9) - mdp.state_marginals(old, horizon=9)).sum(axis=1)
+    close(shift, 2 * (1 - (1 - alpha) ** np.arange(10)))
+
+
+@pytest.mark.equation("6.7")
+@theorem
+@given(distribution_pairs(), S.generators)
+def test_means_differ_by_at_most_total_variation_times_the_range(pq, rng):
+    p, q = pq
+    f, tv = rng.normal(size=len(p)) + rng.normal(), total_variation(p, q)
+    assert abs(p @ f - q @ f) <= tv * np.ptp(f) + 1e-14
+    assert tv * np.ptp(f) <= np.abs(p - q).sum() * np.abs(f).max() + 1e-14
+    sign = np.sign(p - q)
+    close(p @ sign - q @ sign, 2 * tv)  # attained, where f is 1 and −1
+
+
+@pytest.mark.equation("6.7")
+def test_bound_on_means_is_false_with_the_maximum_of_f_in_place_of_its_absolute_value():
+    p, q, f = np.array([0.5, 0.5]), np.array([0.9, 0.1]), -np.ones(2)
+    assert abs(p @ f - q @ f) > 2 * total_variation(p, q) * f.max()
+
+
+@pytest.mark.equation("6.8", "6.9")
+@theorem
+@given(problems(discounted=True))
+def test_improvement_is_at_least_the_surrogate_minus_the_shift_of_states(p):
+    new, old = pair(p)
+    gamma, t = p.mdp.gamma, np.arange(MANY)
+    alpha, epsilon = alpha_epsilon(p.mdp, new, old)
+    gain = (new * p.mdp.advantage(old)).sum(axis=1)
+    surrogate_gain = gamma**t @ marginals(p.mdp, old) @ gain
+    penalty = (gamma**t * 2 * alpha * t).sum() * np.abs(gain).max()
+    close(surrogate_gain, p.mdp.surrogate(new, old) - p.mdp.J(old), 10)
+    close(penalty, 2 * alpha * gamma / (1 - gamma) ** 2 * np.abs(gain).max())
+    slack = 1e-11 * (1 + penalty)
+    assert p.mdp.J(new) - p.mdp.J(old) >= surrogate_gain - penalty - slack
+    largest = np.abs(p.mdp.advantage(old)).max(axis=1)
+    assert (np.abs(gain) <= 2 * total_variation(new, old) * largest + 1e-12).all()
+    assert surrogate_gain - penalty >= p.mdp.lower_bound(new, old) - p.mdp.J(old) - slack
+    assert np.abs(gain).max() <= 2 * alpha * epsilon + 1e-12
+
+
+@pytest.mark.equation("6.10")
+@theorem
+@given(problems(discounted=True))
+def test_objective_is_at_least_the_lower_bound_with_the_constant_of_the_theorem(p):
+    new, old = pair(p)
+    alpha, epsilon = alpha_epsilon(p.mdp, new, old)
+    penalty = 4 * epsilon * p.mdp.gamma * alpha**2 / (1 - p.mdp.gamma) ** 2
+    bound = p.mdp.lower_bound(new, old)
+    close(bound, p.mdp.surrogate(new, old) - penalty, 10)
+    assert p.mdp.J(new) >= bound - 1e-11 * (1 + penalty)
+    close(p.mdp.lower_bound(old, old), p.mdp.J(old), 10)
+
+
+@pytest.mark.equation("6.10")
+def test_what_a_policy_does_in_a_terminal_state_changes_nothing():
+    mdp = garnet(3, 2, 2, gamma=0.9, termination=0.2, seed=0)
+    old, new = np.full((4, 2), 0.5), np.array([[0.6, 0.4]] * 4)
+    other = new.copy()
+    other[-1] = [0, 1]
+    assert mdp.J(new) == mdp.J(other)
+    assert mdp.surrogate(new, old) == mdp.surrogate(other, old)
+    assert mdp.lower_bound(new, old) == mdp.lower_bound(other, old)
+
+
+def stay(alpha):
+    """The uniform policy on two states, shifted by α towards staying."""
+    return np.array([[0.5 + alpha, 0.5 - alpha]] * 2)
+
+
+TWO_STATES = replace(two_state(0.9), rho0=np.array([1.0, 0.0]))
+
+
+@pytest.mark.equation("6.2", "6.9", "6.10", "6.11")
+@pytest.mark.parametrize(
+    ("alpha", "improvement", "gain", "certified", "left"),
+    [
+        (0.001, 0.014048, 0.014050, 0.013609, -0.206450),
+        (0.01, 0.140326, 0.140500, 0.096400, -2.064500),
+        (0.03, 0.419873, 0.421500, 0.024600, -6.193500),
+        (0.04, 0.559052, 0.562000, -0.143600, -8.258000),
+        (0.1, 1.384146, 1.405000, -3.005000, -20.645000),
+    ],
+)
+def test_two_states_of_the_chapter_have_the_numbers_of_its_table(alpha, improvement, gain, certified, left):
+    mdp, new, old = TWO_STATES, stay(alpha), stay(0)
+    close(mdp.value(old), [7.25, 7.75])
+    close(mdp.advantage(old), [[0.275, -0.275], [1.225, -1.225]])
+    close(mdp.visitation(old), [5.5, 4.5])
+    A_bar = (new * mdp.advantage(old)).sum(axis=1)
+    close(A_bar, [0.55 * alpha, 2.45 * alpha])
+    close(A_bar[1], 2 * alpha * 1.225)  # (6.9) is attained
+    J = mdp.J(old)
+    assert abs(mdp.J(new) - J - improvement) < 1e-6
+    close(mdp.surrogate(new, old) - J, gain)
+    close(mdp.lower_bound(new, old) - J, certified)
+    penalty = sum(mdp.gamma**t * 2 * alpha * t * 1.225 for t in range(MANY))
+    close(gain - penalty, left)
+
+
+@pytest.mark.equation("6.11")
+@theorem
+@given(problems(discounted=True))
+def test_a_penalty_of_first_order_certifies_nothing(p):
+    new, old = pair(p)
+    gamma = p.mdp.gamma
+    alpha, epsilon = alpha_epsilon(p.mdp, new, old)
+    C = max(epsilon, (1 - gamma) * epsilon / gamma)  # any C ≥ ε will do for γ ≥ ½
+    gain = p.mdp.surrogate(new, old) - p.mdp.J(old)
+    penalty = sum(gamma**t * 2 * alpha * t for t in range(MANY)) * C
+    most = 2 * alpha * epsilon / (1 - gamma) - 2 * alpha * gamma * C / (1 - gamma) ** 2
+    assert gain - penalty <= most + 1e-11 * (1 + penalty)
+    assert most <= 1e-11 * (1 + penalty)
+
+
+def toward_greedy(mdp, old, kappa):
+    greedy = np.eye(mdp.n_actions)[mdp.advantage(old).argmax(axis=1)]
+    greedy[mdp.terminal] = old[mdp.terminal]
+    return (1 - kappa) * old + kappa * greedy
+
+
+@pytest.mark.equation("6.10", "6.11")
+@theorem
+@given(problems(discounted=True))
+def test_the_penalty_of_second_order_certifies_the_improvement_of_a_small_mixture(p):
+    mdp, old = p.mdp, matrix(p)
+    greedy = toward_greedy(mdp, old, 1)
+    gain = mdp.surrogate(greedy, old) - mdp.J(old)
+    tau, epsilon = alpha_epsilon(mdp, greedy, old)
+    kappa = gain * (1 - mdp.gamma) ** 2 / (8 * epsilon * mdp.gamma * tau**2)
+    best = gain * kappa / 2
+    if kappa <= 1:
+        certified = mdp.lower_bound(toward_greedy(mdp, old, kappa), old) - mdp.J(old)
+        close(certified, best)
+        assert 0 < certified <= mdp.J(toward_greedy(mdp, old, kappa)) - mdp.J(old) + 1e-11
+
+
+def kl_bound(mdp, new, old):
+    """The bound with 2 max KL(old ‖ new) in place of 4 α²."""
+    kl = Categorical(mdp.n_actions).kl(np.log(old), np.log(new)).max()
+    epsilon = np.abs(mdp.advantage(old)).max()
+    return mdp.surrogate(new, old) - 2 * epsilon * mdp.gamma / (1 - mdp.gamma) ** 2 * kl
+
+
+@pytest.mark.equation("6.12")
+@theorem
+@given(problems(discounted=True))
+def test_pinsker_bounds_total_variation_and_so_the_improvement_by_either_divergence(p):
+    theta = p.theta + p.rng.choice([0.01, 0.3, 3.0]) * p.rng.normal(size=p.theta.shape)
+    x, old, new = p.mdp.features(p.policy), matrix(p), p.mdp.policy_matrix(p.policy, theta)
+    forward, backward = p.policy.kl(p.theta, theta, x), p.policy.kl(theta, p.theta, x)
+    for kl in (forward, backward):
+        assert (total_variation(new, old) <= np.sqrt(kl / 2) + 1e-12).all()
+    epsilon = np.abs(p.mdp.advantage(old)).max()
+    for kl in (forward, backward):
+        penalty = 2 * epsilon * p.mdp.gamma / (1 - p.mdp.gamma) ** 2 * kl.max()
+        bound = p.mdp.surrogate(new, old) - penalty
+        assert bound <= p.mdp.lower_bound(new, old) + 1e-11 * (1 + penalty)
+        assert p.mdp.J(new) >= bound - 1e-11 * (1 + penalty)
+
+
+@pytest.mark.equation("6.12")
+@pytest.mark.parametrize(
+    ("alpha", "certified"), [(0.001, 0.013609), (0.01, 0.096391), (0.03, 0.023884), (0.04, -0.145868), (0.1, -3.095625)]
+)
+def test_divergence_certifies_the_numbers_of_the_table(alpha, certified):
+    # The divergence in the table is KL(π ‖ π').
+    assert abs(kl_bound(TWO_STATES, stay(alpha), stay(0)) - TWO_STATES.J(stay(0)) - certified) < 1e-6
+
+
+@pytest.mark.equation("6.12")
+def test_pinsker_is_sharp_for_total_variation_and_false_for_the_distance_in_l1():
+    p, q = np.array([[0.5, 0.5]]), np.array([[0.51, 0.49]])
+    bound = np.sqrt(Categorical(2).kl(np.log(p), np.log(q)) / 2)
+    assert total_variation(p, q) < bound < 1.0002 * total_variation(p, q)
+    assert np.abs(p - q).sum() > 1.99 * bound
+
+
+@pytest.mark.equation("6.13")
+@theorem
+@given(problems(discounted=True), st.sampled_from([TabularMDP.lower_bound, kl_bound]))
+def test_maximising_the_bound_never_lowers_the_objective(p, bound):
+    mdp, old = p.mdp, matrix(p)
+    for _ in range(3):
+        candidates = [old, *(toward_greedy(mdp, old, kappa) for kappa in np.logspace(-6, -0.5, 12))]
+        bounds = [bound(mdp, new, old) for new in candidates]
+        close(bounds[0], mdp.J(old), 10)
+        new = candidates[int(np.argmax(bounds))]
+        assert mdp.J(new) >= max(bounds) - 1e-11
+        assert mdp.J(new) >= mdp.J(old) - 1e-11
+        old = new
+
+
+# Bad input
+
+GOOD = {"P": np.full((2, 3, 2), 0.5), "R": np.zeros((2, 3)), "gamma": 0.9, "rho0": np.array([0.5, 0.5])}
+NEGATIVE, OFF, NAN = (np.full((2, 3, 2), 0.5) for _ in range(3))
+NEGATIVE[0, 1], OFF[1, 2], NAN[0, 0, 0] = [-0.5, 1.5], [0.5, 0.4], np.nan
+CHAIN = np.array([[[0.0, 1]], [[0, 1]]])  # state 1 is terminal if it pays nothing
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"P": np.eye(2)}, r"P must have shape \(S, A, S\), got \(2, 2\)"),
+        ({"P": np.full((2, 3, 3), 1 / 3)}, r"P must have shape \(S, A, S\), got \(2, 3, 3\)"),
+        ({"P": np.zeros((2, 0, 2))}, r"P must have shape \(S, A, S\), got \(2, 0, 2\)"),
+        ({"P": NEGATIVE}, r"P must hold probabilities of at least 0, got -0.5"),
+        ({"P": NAN}, r"P must hold probabilities of at least 0, got nan"),
+        ({"P": OFF}, r"P\[1, 2\] must sum to 1, got 0.9"),
+        ({"R": np.zeros(2)}, r"R must have shape \(2, 3\) or \(2, 3, 2\) to go with P, got \(2,\)"),
+        ({"R": np.full((2, 3), np.inf)}, "R must be finite, got inf"),
+        ({"gamma": -0.1}, r"gamma must be a number in \[0, 1\], got -0.1"),
+        ({"gamma": 1.1}, r"gamma must be a number in \[0, 1\], got 1.1"),
+        ({"gamma": np.nan}, r"gamma must be a number in \[0, 1\], got nan"),
+        ({"gamma": "0.9"}, r"gamma must be a number in \[0, 1\], got '0.9'"),
+        ({"gamma": True}, r"gamma must be a number in \[0, 1\], got True"),
+        ({"gamma": 1}, "gamma must be below 1 unless a terminal state can be reached from every state"),
+        ({"rho0": np.ones(3) / 3}, r"rho0 must have shape \(2,\), got \(3,\)"),
+        ({"rho0": [1.5, -0.5]}, "rho0 must hold probabilities of at least 0, got -0.5"),
+        ({"rho0": [0.5, 0.6]}, "^rho0 must sum to 1, got 1.1"),
+        ({"P": CHAIN, "R": np.zeros((2, 1))}, "rho0 must be 0 on terminal states"),
+    ],
+)
+def test_a_problem_that_is_none_is_refused(changed, message):
+    with pytest.raises(ValueError, match=message):
+        TabularMDP(**GOOD | changed)
+
+
+def test_at_gamma_one_every_state_must_be_able_to_reach_a_terminal_one():
+    P = np.array([[[0.0, 0, 1]], [[0, 1, 0]], [[0, 0, 1]]])  # state 1 stays for ever, at reward 1
+    R, rho0 = np.array([[1.0], [1.0], [0.0]]), np.array([1.0, 0, 0])
+    with pytest.raises(ValueError, match="gamma must be below 1 unless a terminal state"):
+        TabularMDP(P, R, 1, rho0)
+    assert TabularMDP(P, R, 0.5, rho0).J(np.ones((3, 1))) == 1
+    assert TabularMDP(P, R * [[1], [0], [1]], 1, rho0).terminal.tolist() == [False, True, True]
+
+
+def test_a_state_is_terminal_only_if_every_action_stays_and_pays_nothing():
+    P = np.tile(np.eye(4)[:, None], (1, 2, 1))
+    P[1, 1], R = [1, 0, 0, 0], np.zeros((4, 2))
+    R[2, 0] = 1e-9
+    assert TabularMDP(P, R, 0.9, np.eye(4)[1]).terminal.tolist() == [True, False, False, True]
+
+
+def test_a_problem_keeps_copies_that_cannot_be_written():
+    given_P, given_R = GOOD["P"].copy(), GOOD["R"].copy()
+    mdp = TabularMDP(given_P, given_R, 0.9, [1, 0])
+    given_P[:], given_R[:] = 7, 7
+    assert (mdp.P == 0.5).all()
+    assert (mdp.R == 0).all()
+    for array in (mdp.P, mdp.R, mdp.rho0):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 0
+
+
+SOFTMAX, THETA = SoftmaxLinear(OneHot(2), 2), np.zeros(4)
+HALF = np.full((2, 2), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda m: m.value(np.full((2, 3), 1 / 3)), ValueError, r"policy must have shape \(2, 2\), got \(2, 3\)"),
+        (lambda m: m.J([[0.5, 0.5], [0.5, 0.6]]), ValueError, r"policy\[1\] must sum to 1, got 1.1"),
+        (lambda m: m.J([[1.5, -0.5], [0.5, 0.5]]), ValueError, "policy must hold probabilities of at least 0"),
+        (lambda m: m.J(HALF, THETA), TypeError, "theta goes with an npg.Policy"),
+        (lambda m: m.J(SOFTMAX), TypeError, "theta is missing"),
+        (lambda m: m.J(SOFTMAX, np.zeros(3)), ValueError, r"theta must have shape \(4,\), got \(3,\)"),
+        (lambda m: m.J(SoftmaxLinear(OneHot(2), 3), np.zeros(6)), ValueError, "policy must choose among 2 actions"),
+        (
+            lambda m: m.gradient(GaussianLinear(OneHot(2), Constant(), 1), np.zeros(3)),
+            ValueError,
+            "policy must choose among 2 actions, got DiagonalGaussian",
+        ),
+        (lambda m: m.value(HALF, horizon=0), ValueError, "horizon must be an integer of at least 1, got 0"),
+        (lambda m: m.J(HALF, horizon=1.5), ValueError, "horizon must be an integer of at least 1, got 1.5"),
+        (lambda m: m.gradient(SOFTMAX, THETA, 0), ValueError, "horizon must be an integer of at least 1, got 0"),
+        (lambda m: m.state_marginals(HALF, horizon=-1), ValueError, "horizon must be an integer of at least 0"),
+        (lambda m: enumerate_trajectories(m, SOFTMAX, THETA, 0), ValueError, "horizon must be an integer of at least"),
+        (lambda m: m.visitation(HALF, gamma=1.5), ValueError, r"gamma must be a number in \[0, 1\], got 1.5"),
+        (lambda m: m.visitation(HALF, gamma=np.nan), ValueError, r"gamma must be a number in \[0, 1\], got nan"),
+        (lambda m: m.stationary_distribution([[1, 0], [1, 0]]), ValueError, "one recurrent class of states, got 2"),
+        (lambda m: m.surrogate(np.eye(2) * 0.5, HALF), ValueError, r"policy\[0\] must sum to 1, got 0.5"),
+        (lambda m: m.surrogate(HALF, np.eye(2) * 0.5), ValueError, r"policy\[0\] must sum to 1, got 0.5"),
+    ],
+)
+def test_bad_arguments_are_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call(two_state())
+
+
+def test_the_bound_needs_a_discount():
+    with pytest.raises(ValueError, match="the bound needs gamma below 1, got 1"):
+        short_corridor().lower_bound(np.full((4, 2), 0.5), np.full((4, 2), 0.5))
+
+
+@pytest.mark.parametrize("name", ["all_actions", "all_actions_gradient"])
+def test_sums_over_all_actions_refuse_what_does_not_fit(name):
+    x, w = np.arange(2)[:, None], (np.ones(2),) if name == "all_actions_gradient" else ()
+    with pytest.raises(ValueError, match=r"q must have shape \(2, 2\) to go with x, got \(2, 3\)"):
+        getattr(SOFTMAX, name)(THETA, x, np.zeros((2, 3)), *w)
+    with pytest.raises(ValueError, match=r"theta must have shape \(4,\), got \(5,\)"):
+        getattr(SOFTMAX, name)(np.zeros(5), x, np.zeros((2, 2)), *w)
+    if w:
+        with pytest.raises(ValueError, match=r"w must have shape \(2,\) to go with x, got \(3,\)"):
+            SOFTMAX.all_actions_gradient(THETA, x, np.zeros((2, 2)), np.ones(3))
+    gaussian = GaussianLinear(OneHot(2), Constant(), 1)
+    with pytest.raises(TypeError, match="a sum over all actions needs discrete actions, got DiagonalGaussian"):
+        getattr(gaussian, name)(np.zeros(3), gaussian.features(np.arange(2)), np.zeros((2, 2)), *w)
