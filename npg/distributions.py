@@ -99,7 +99,10 @@ class Categorical:
         return -p * (log_p + H)
 
     def kl(self, eta_p: Array, eta_q: Array) -> Array:
-        """KL(p‖q) = Σ p (log p − log q) in nats, Eq. (2.6); at least twice the squared total variation, Eq. (6.12): (B,)."""
+        """KL(p‖q) = Σ p (log p − log q) in nats, Eq. (2.6): (B,).
+
+        At least twice the squared total variation, Eq. (6.12).
+        """
         log_p = log_softmax(eta_p)
         return (np.exp(log_p) * (log_p - log_softmax(eta_q))).sum(axis=-1)
 
