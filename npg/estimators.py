@@ -22,7 +22,15 @@ from .rollout import Trajectories
 
 
 def _on_valid(traj: Trajectories, values: Array, fill: float = 0.0) -> Array:
-    """``values``, one per valid row, as (T, N, …)."""
+    """``values``, one per valid row, as (T, N, …).
+
+    Raises
+    ------
+    ValueError
+        Unless each column holds one episode from its first step, which all of this module takes for granted.
+    """
+    if not np.array_equal(traj.t, np.arange(len(traj.t))[:, None] * traj.valid):
+        raise ValueError("an estimator needs one episode in each column, from its first step")
     full = np.full((*traj.valid.shape, *values.shape[1:]), fill)
     full[traj.valid] = values
     return full
@@ -36,9 +44,6 @@ def scores(policy: Policy, theta: Array, traj: Trajectories) -> Array:
     ValueError
         Unless each column holds one episode from its first step.
     """
-    T = len(traj.t)
-    if not np.array_equal(traj.t, np.arange(T)[:, None] * traj.valid):
-        raise ValueError("an estimator needs one episode in each column, from its first step")
     return _on_valid(traj, policy.score(theta, rows(traj.x, traj.valid), traj.actions[traj.valid]))
 
 
@@ -138,8 +143,10 @@ def optimal_baseline(
     if np.ndim(X) != 2 or np.shape(X) != np.shape(Psi):
         raise ValueError(f"X and Psi must have one shape (N, n), got {np.shape(X)} and {np.shape(Psi)}")
     N = len(X)
-    if leave_one_out and (N < 2 or probabilities is not None):
-        raise ValueError(f"leave_one_out needs at least 2 trajectories and no probabilities, got {N}")
+    if leave_one_out and N < 2:
+        raise ValueError(f"leave_one_out needs at least 2 trajectories, got {N}")
+    if leave_one_out and probabilities is not None:
+        raise ValueError("probabilities must not be given with leave_one_out, which is for sampled trajectories")
     numerator, denominator = X * Psi, Psi * Psi
     if not per_parameter:
         numerator, denominator = (a.sum(axis=1, keepdims=True) for a in (numerator, denominator))
