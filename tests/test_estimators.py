@@ -1173,7 +1173,11 @@ def test_scores_need_one_episode_in_each_column_from_its_first_step(spoil):
         (((4, 3), (4, 2)), {}, r"one shape \(N, n\), got \(4, 3\) and \(4, 2\)"),
         (((4,), (4,)), {}, r"one shape \(N, n\), got \(4,\) and \(4,\)"),
         (((1, 3), (1, 3)), {"leave_one_out": True}, "at least 2 trajectories, got 1"),
-        (((4, 3), (4, 3)), {"leave_one_out": True, "probabilities": np.full(4, 0.25)}, "probabilities must not be given"),
+        (
+            ((4, 3), (4, 3)),
+            {"leave_one_out": True, "probabilities": np.full(4, 0.25)},
+            "probabilities must not be given",
+        ),
     ],
 )
 def test_optimal_baseline_refuses_shapes_that_differ_and_leaving_out_what_it_cannot(shapes, arguments, message):
