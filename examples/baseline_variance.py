@@ -33,6 +33,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1, help="of the random problem and policy")
     args = parser.parse_args()
+    if args.seed < 0:
+        parser.error("--seed must be at least 0")
 
     rng = np.random.default_rng(args.seed)
     mdp = garnet(3, 2, 2, gamma=0.9, termination=0.1, seed=rng)

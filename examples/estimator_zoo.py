@@ -28,6 +28,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the random problem and policy")
     parser.add_argument("--distance", type=float, default=1.0, help="from θ to the older policy's parameters")
     args = parser.parse_args()
+    if args.seed < 0 or not 0 <= args.distance <= 10:
+        parser.error("--seed must be at least 0 and --distance lie in [0, 10]")
 
     rng = np.random.default_rng(args.seed)
     mdp = garnet(3, 2, 2, gamma=0.9, termination=0.1, seed=rng)
@@ -50,11 +52,15 @@ def main() -> None:
     X, Psi = E.reward_to_go(psi, traj, gamma), E.score_sums(psi, discount)
     best = E.optimal_baseline(X, Psi, probabilities=p)
     best_j = E.optimal_baseline(X, Psi, probabilities=p, per_parameter=True)
+    X_total, Psi_total = E.total_return(psi, traj, gamma), psi.sum(axis=0)
+    best_total = E.optimal_baseline(X_total, Psi_total, probabilities=p)
     on_policy = {
-        "total return": E.total_return(psi, traj, gamma),
+        "total return": X_total,
+        "total return, b*": X_total - best_total * Psi_total,
         "reward-to-go": X,
         "reward-to-go without the outer γ^t": E.score_sums(psi, G * traj.valid),
         "GPOMDP": E.gpomdp(psi, traj, gamma),
+        "GPOMDP, a constant at each reward": E.gpomdp(psi, traj, gamma, traj.rewards @ p[:, None]),
         "GPOMDP, b(S_k) = v(S_k) at each reward": E.gpomdp(psi, traj, gamma, v * traj.valid),
         "reward-to-go, b = v(s)": E.reward_to_go(psi, traj, gamma, v),
         "reward-to-go, b*": X - best * Psi,
@@ -82,11 +88,20 @@ def main() -> None:
 
     i, j = np.indices((len(p), len(p))).reshape(2, -1)
     total, sums, rho = G[0], psi.sum(axis=0), ratios.prod(axis=0)[:, None]
-    own = np.divide((X * Psi).sum(axis=1), (Psi**2).sum(axis=1))[:, None]  # b* as one trajectory estimates it
+    own = ((X * Psi).sum(axis=1) / (Psi**2).sum(axis=1))[:, None]  # b* as one trajectory estimates it
+    own_j = np.divide(X, Psi, out=np.zeros_like(X), where=Psi != 0)
+    fitted = X[i] + X[j]  # with the tabular fit to both trajectories, the mean return of each state
+    for s in range(mdp.n_states - 1):
+        here = (traj.obs == s) & traj.valid
+        visits, returns, Psi_s = here.sum(axis=0), (G * here).sum(axis=0), E.score_sums(psi, discount * here)
+        v_s = (returns[i] + returns[j]) / np.maximum(visits[i] + visits[j], 1)
+        fitted -= v_s[:, None] * (Psi_s[i] + Psi_s[j])
     pairs = {
         "total return, mean of both as b": (total[i] - total[j])[:, None] * (sums[i] - sums[j]) / 4,
         "total return, b from the other": (total[i] - total[j])[:, None] * (sums[i] - sums[j]) / 2,
         "reward-to-go, b* from the other": (X[i] - own[j] * Psi[i] + X[j] - own[i] * Psi[j]) / 2,
+        "the same, b* per parameter": (X[i] - own_j[j] * Psi[i] + X[j] - own_j[i] * Psi[j]) / 2,
+        "reward-to-go, v(s) fitted to both": fitted / 2,
     }
     weighted = (rho[i] * X_old[i] + rho[j] * X_old[j]) / (rho[i] + rho[j])
     off_policy_pairs = {"older policy, weighted": weighted}

@@ -29,12 +29,12 @@ WITH = {"with baseline, α = 2^-9, α_w = 2^-6": {"baseline": "linear", "alpha":
 FIGURES = {"Figure 13.1": list(WITHOUT), "Figure 13.2": ["REINFORCE, α = 2^-13", *WITH]}
 
 
-def episode_returns(settings: dict[str, object], seed: int, episodes: int) -> np.ndarray:
+def episode_returns(settings: dict[str, object], seed: np.random.SeedSequence, episodes: int) -> np.ndarray:
     """Return of each episode of one run: (episodes,)."""
     env = TabularEnv(short_corridor())
     policy = npg.SoftmaxLinear(Constant(), 2)
     agent = Reinforce(policy, Constant(), gamma=1.0, episodes=1, optimizer="ascent", **settings)
-    seeds = np.random.SeedSequence(seed).generate_state(2)
+    seeds = seed.generate_state(2)
     rng = np.random.default_rng(seeds[0])
     collector = Collector(env, int(seeds[1]))
     agent.init(rng)
@@ -55,8 +55,8 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    if args.runs < 2 or args.episodes < 100:
-        parser.error("--runs must be at least 2 and --episodes at least 100")
+    if args.runs < 2 or args.episodes < 100 or args.seed < 0:
+        parser.error("--runs must be at least 2, --episodes at least 100 and --seed at least 0")
 
     mdp = short_corridor()
     best = minimize_scalar(lambda p: -mdp.J(np.tile([1 - p, p], (4, 1))), bounds=(0.05, 0.95), options={"xatol": 1e-10})
@@ -64,17 +64,17 @@ def main() -> None:
 
     returns: dict[str, list[np.ndarray]] = {label: [] for label in WITHOUT | WITH}
     try:
-        for run in tqdm(range(args.runs), unit="run"):
-            done = [episode_returns(s, args.seed + run, args.episodes) for s in (WITHOUT | WITH).values()]
-            for label, result in zip(returns, done, strict=True):
-                returns[label].append(result)
+        for seed in tqdm(np.random.SeedSequence(args.seed).spawn(args.runs), unit="run"):
+            for label, settings in (WITHOUT | WITH).items():
+                returns[label].append(episode_returns(settings, seed, args.episodes))
     except KeyboardInterrupt:
-        runs = len(returns[label])
-        if runs < 2:
-            raise
-        print(f"interrupted: the figures are of the {runs} runs that are complete", file=sys.stderr)
+        complete = min(map(len, returns.values()))
+        if complete < 2:
+            sys.exit("interrupted before two runs were complete: there is nothing to draw")
+        returns = {label: runs[:complete] for label, runs in returns.items()}
+        print(f"interrupted: the figures are of the {complete} runs that are complete", file=sys.stderr)
 
-    print(f"return of the last 100 episodes, mean over {len(returns[label])} runs ± 95 % confidence")
+    print(f"return of the last 100 episodes, mean over {min(map(len, returns.values()))} runs ± 95 % confidence")
     for label, runs in returns.items():
         mean, error = mean_and_error(np.array(runs)[:, -100:].mean(axis=1))
         print(f"{label:<38}{mean:8.2f} ± {error:.2f}")

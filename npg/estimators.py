@@ -7,13 +7,14 @@ statistics per episode: an update of a method needs only the sum, which ``Policy
 a matrix of scores.
 
 Shapes: T steps, N trajectories, each a column that begins at t = 0 and holds one episode; n parameters.
-``psi`` (T, N, n) are the ``scores``, zero after the end, as are rewards. A ``baseline`` broadcasts to (T, N).
+``psi`` (T, N, n) are the ``scores``, zero after the end, as are rewards; a ``baseline`` broadcasts to (T, N).
 """
 
 # mypy: disable-error-code="no-any-return"
 
 import numpy as np
 
+from ._checks import is_number
 from ._typing import Array
 from .features import rows
 from .policies import Policy
@@ -49,11 +50,18 @@ def scores(policy: Policy, theta: Array, traj: Trajectories) -> Array:
 
 def _discount(traj: Trajectories, gamma: float) -> Array:
     """γ^t: (T, 1)."""
+    if not (is_number(gamma) and 0 <= gamma <= 1):
+        raise ValueError(f"gamma must lie in [0, 1], got {gamma!r}")
     return gamma ** np.arange(len(traj.t))[:, None]
 
 
 def _returns(traj: Trajectories, gamma: float, ratios: Array | float = 1.0) -> Array:
     return discounted_returns(traj.rewards, traj.terminated, traj.truncated, gamma, ratios=ratios)
+
+
+def _check_ratios(ratios: Array, traj: Trajectories) -> None:
+    if np.shape(ratios) != traj.rewards.shape:
+        raise ValueError(f"ratios must have shape {traj.rewards.shape}, got {np.shape(ratios)}")
 
 
 def score_sums(psi: Array, weights: Array) -> Array:
@@ -67,12 +75,20 @@ def score_sums(psi: Array, weights: Array) -> Array:
     psi : (T, N, n)
     weights : (T, N)
     """
+    if np.ndim(psi) != 3 or np.shape(weights) != psi.shape[:2]:
+        raise ValueError(
+            f"psi must have shape (T, N, n) with T, N of the trajectories, got {np.shape(psi)} with {np.shape(weights)}"
+        )
     return np.einsum("tn,tnk->nk", weights, psi)
 
 
 def total_return(psi: Array, traj: Trajectories, gamma: float, baseline: Array | float = 0.0) -> Array:
-    """X = (G_0 − b) Σ_t ψ_t, Eqs. (1.5), (5.2), with one b per trajectory or for all: (N, n)."""
-    return (_returns(traj, gamma)[0] - baseline)[:, None] * psi.sum(axis=0)
+    """X = (G_0 − b) Σ_t ψ_t, Eqs. (1.5), (5.2): (N, n).
+
+    The baseline is one number for all or one per trajectory, (N,), that depends on nothing after S_0.
+    """
+    G = _returns(traj, gamma)
+    return score_sums(psi, np.broadcast_to(G[0] - baseline, G.shape))
 
 
 def reward_to_go(psi: Array, traj: Trajectories, gamma: float, baseline: Array | float = 0.0) -> Array:
@@ -90,12 +106,11 @@ def gpomdp(psi: Array, traj: Trajectories, gamma: float, baseline: Array | float
     Without b it is ``reward_to_go``, summed as rewards come in (Baxter & Bartlett 2001). A b_k that depends on S_k,
     or is subtracted only until the episode ends, biases it by −∇E[Σ γ^k b_k], Eq. (5.6); constants do not.
     """
-    z = np.zeros(psi.shape[1:])
-    X = np.zeros(psi.shape[1:])
-    r = traj.rewards - baseline
+    r = _discount(traj, gamma) * (traj.rewards - baseline)
+    X, z = score_sums(0 * psi, r), 0.0
     for k in range(len(psi)):
-        z += psi[k]
-        X += gamma**k * r[k, :, None] * z
+        z = z + psi[k]
+        X += r[k, :, None] * z
     return X
 
 
@@ -140,9 +155,10 @@ def optimal_baseline(
     ValueError
         If shapes differ, or ``leave_one_out`` comes with ``probabilities`` or with one trajectory.
     """
-    if np.ndim(X) != 2 or np.shape(X) != np.shape(Psi):
-        raise ValueError(f"X and Psi must have one shape (N, n), got {np.shape(X)} and {np.shape(Psi)}")
+    X, Psi = np.asarray(X, dtype=float), np.asarray(Psi, dtype=float)
     N = len(X)
+    if X.ndim != 2 or X.shape != Psi.shape or N == 0:
+        raise ValueError(f"X and Psi must have one shape (N, n), got {X.shape} and {Psi.shape}")
     if leave_one_out and N < 2:
         raise ValueError(f"leave_one_out needs at least 2 trajectories, got {N}")
     if leave_one_out and probabilities is not None:
@@ -155,7 +171,7 @@ def optimal_baseline(
     else:
         p = np.full(N, 1 / N) if probabilities is None else np.asarray(probabilities)
         numerator, denominator = p @ numerator, p @ denominator
-    b = np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
+    b = np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator != 0)
     return b if per_parameter or leave_one_out else b[0]
 
 
@@ -224,6 +240,7 @@ def importance_sampled(psi: Array, traj: Trajectories, gamma: float, ratios: Arr
     ratios : (T, N)
         ``importance_ratios``.
     """
+    _check_ratios(ratios, traj)
     return ratios.prod(axis=0)[:, None] * reward_to_go(psi, traj, gamma)
 
 
@@ -239,6 +256,7 @@ def first_order(psi: Array, traj: Trajectories, gamma: float, ratios: Array) -> 
     Its mean is the gradient of the surrogate, not of J; the bias, Eq. (6.22), vanishes with the difference of the
     policies.
     """
+    _check_ratios(ratios, traj)
     return score_sums(psi, _discount(traj, gamma) * ratios * _returns(traj, gamma))
 
 
@@ -254,4 +272,6 @@ def self_normalized(X: Array, ratios: Array) -> Array:
     ratios : (T, N)
     """
     rho = ratios.prod(axis=0)
+    if rho.sum() == 0:
+        raise ValueError("ratios must not all be 0: no trajectory is possible under the target")
     return rho @ X / rho.sum()

@@ -3,7 +3,7 @@
 On a small problem the objective, its gradient, the visitation of states and the Fisher matrix are the solutions of
 linear systems, and the mean and covariance of any estimator are finite sums over all trajectories. Shapes: S
 states, A actions, n parameters; a policy is a matrix π (S, A), or an ``npg.Policy`` whose observations are the
-states 0, …, S − 1, together with θ. Functions of θ keep a complex dtype, so that the complex step works.
+states 0, …, S − 1, together with θ. Values, visitations and gradients keep a complex θ, so that the complex step works.
 """
 
 # mypy: disable-error-code="no-any-return"
@@ -25,12 +25,16 @@ from .rollout import Trajectories
 
 ROW_SUM_TOLERANCE = 1e-9
 """How far the probabilities of a row may sum from one."""
+SINGULAR = 1e-13
+"""Reciprocal condition number below which a linear system is refused: its solution may have no right digit."""
 MAX_ROWS = 5_000_000
 """Rows (trajectories times steps) that ``enumerate_trajectories`` makes at most: about half a gigabyte."""
 
 
 def _probabilities(name: str, p: Array, shape: tuple[int, ...]) -> Array:
     """A read-only copy of ``p``, refused unless its last axis holds probabilities."""
+    if np.iscomplexobj(p):
+        raise TypeError(f"{name} must be real: for a complex step give an npg.Policy and a complex theta")
     p = np.array(p, dtype=float)
     if p.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {p.shape}")
@@ -54,6 +58,19 @@ def _reached(graph: Array, sources: Array) -> Array:
     reached = np.zeros(S + 1, dtype=bool)
     reached[csgraph.breadth_first_order(sparse.csr_array(from_one), S, return_predecessors=False)] = True
     return reached[:S]
+
+
+def _factorised(matrix: Array) -> tuple[Array, Array]:
+    """LU factors of a matrix, refused if it is singular to working precision."""
+    factors: tuple[Array, Array] = linalg.lu_factor(matrix, check_finite=False)
+    (condition,) = linalg.get_lapack_funcs(("gecon",), factors[:1])
+    rcond, _ = condition(factors[0], np.abs(matrix).sum(axis=0).max(initial=0))
+    if len(matrix) and not rcond > SINGULAR:
+        raise ValueError(
+            f"the policy makes the linear system singular to working precision (reciprocal condition number "
+            f"{rcond:.1g}): in some states it is too close to one that never leaves them"
+        )
+    return factors
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +97,9 @@ class TabularMDP:
 
     Notes
     -----
-    Where a method takes ``policy, theta``, give a matrix π (S, A) alone or a ``Policy`` and its θ. With γ = 1 a
-    policy under which some state never reaches a terminal one has no finite values: a ``ValueError``.
+    Where ``theta`` is optional, give a matrix π (S, A) alone or a ``Policy`` and its θ. With γ = 1 a policy under
+    which some state never reaches a terminal one, or only with a probability of the size of rounding, has no values
+    that could be computed: a ``ValueError``.
     """
 
     P: Array
@@ -135,6 +153,8 @@ class TabularMDP:
 
     def features(self, policy: Policy) -> Inputs:
         """x of each state, S rows."""
+        if not isinstance(policy, Policy):
+            raise TypeError(f"this needs an npg.Policy and its theta, got {type(policy).__name__}")
         return policy.features(np.arange(self.n_states))
 
     def policy_matrix(self, policy: Policy | Array, theta: Array | None = None) -> Array:
@@ -153,6 +173,8 @@ class TabularMDP:
             raise ValueError(f"policy must choose among {self.n_actions} actions, got {policy.distribution}")
         if theta is None:
             raise TypeError("theta is missing: an npg.Policy needs its parameters")
+        if not np.isfinite(theta).all():
+            raise ValueError(f"theta must be finite, got {theta}")
         return policy.distribution.probabilities(policy.eta(theta, self.features(policy)))
 
     def _chain(self, pi: Array) -> Array:
@@ -167,7 +189,7 @@ class TabularMDP:
                 "with gamma = 1 the policy must reach a terminal state from every state; this one does not"
             )
         live = ~self.terminal
-        return linalg.lu_factor(np.eye(live.sum()) - gamma * chain[np.ix_(live, live)])
+        return _factorised(np.eye(live.sum()) - gamma * chain[np.ix_(live, live)])
 
     def _solve(self, factors: tuple[Array, Array], b: Array, transposed: bool = False) -> Array:
         """Solution of the system for the right-hand side ``b`` (S, …), zero on terminal states."""
@@ -270,12 +292,12 @@ class TabularMDP:
         equations = chain[np.ix_(recurrent, recurrent)].T - np.eye(recurrent.sum())
         equations[0] = 1  # the balance of one state follows from the others; Σ μ = 1 takes its place
         mu = np.zeros(self.n_states, dtype=chain.dtype)
-        mu[recurrent] = linalg.solve(equations, np.eye(len(equations))[0])
+        mu[recurrent] = linalg.lu_solve(_factorised(equations), np.eye(len(equations))[0])
         return mu
 
     def gradient(self, policy: Policy, theta: Array, horizon: int | None = None) -> Array:
         """∇J by the policy-gradient theorem, Eqs. (1.9), (4.9), (4.10); ∇J_H, Eq. (4.15): (n,)."""
-        pi, x = self.policy_matrix(policy, theta), self.features(policy)
+        x, pi = self.features(policy), self.policy_matrix(policy, theta)
         if horizon is None:
             factors = self._system(pi, self.gamma)
             q = self._action_value(self._solve(factors, (pi * self.expected_reward).sum(axis=1)))
@@ -288,7 +310,7 @@ class TabularMDP:
 
     def value_jacobian(self, policy: Policy, theta: Array) -> Array:
         """∂v_π/∂θ by differentiating the Bellman equation, Eq. (4.8); ρ_0ᵀ ∂v_π/∂θ = ∇J, Eq. (4.9): (S, n)."""
-        pi, x = self.policy_matrix(policy, theta), self.features(policy)
+        x, pi = self.features(policy), self.policy_matrix(policy, theta)
         softmax_jacobian = policy.distribution.fisher(policy.eta(theta, x))
         d_pi = softmax_jacobian @ policy.model.jacobian(theta, x)  # (S, A, n)
         factors = self._system(pi, self.gamma)
@@ -297,19 +319,28 @@ class TabularMDP:
 
     def fisher(self, policy: Policy, theta: Array, *, normalized: bool = False) -> Array:
         """F(θ) = Σ_s d_γ(s) F_s(θ) under the exact visitation, Eq. (4.11): (n, n)."""
-        d = self.visitation(policy, theta, normalized=normalized)
-        return policy.fisher(theta, self.features(policy), d)
+        x = self.features(policy)
+        return policy.fisher(theta, x, self.visitation(policy, theta, normalized=normalized))
 
     def natural_gradient(self, policy: Policy, theta: Array, *, normalized: bool = False) -> Array:
         """F⁺∇J, the shortest solution of F u = ∇J, Eqs. (4.12), (4.13): (n,).
 
         Found as the least-squares fit of uᵀ∇log π(a|s) to a_π(s, a), whose normal equations these are; that
-        avoids squaring the condition number. ``normalized`` takes F under the normalised visitation.
+        avoids squaring the condition number. Directions in which that fit has less than 1e-12 of the largest
+        singular value count as null. ``normalized`` takes F under the normalised visitation.
+
+        Raises
+        ------
+        TypeError
+            For a complex θ: the fit is not an analytic function.
         """
+        x = self.features(policy)
+        if np.iscomplexobj(theta):
+            raise TypeError("theta must be real: a least-squares fit is no analytic function of it")
         pi = self.policy_matrix(policy, theta)
         s, a = (index.ravel() for index in np.indices(pi.shape))
         d = self.visitation(policy, theta)
-        psi = policy.score(theta, rows(self.features(policy), s), a)
+        psi = policy.score(theta, rows(x, s), a)
         weight = np.sqrt(d[s] * pi[s, a])
         u = np.linalg.lstsq(weight[:, None] * psi, weight * self.advantage(policy, theta)[s, a], rcond=1e-12)[0]
         return u * d.sum() if normalized else u
@@ -339,6 +370,7 @@ class TabularMDP:
         """
         if self.gamma == 1:
             raise ValueError("the bound needs gamma below 1, got 1")
+        new, old = self.policy_matrix(new), self.policy_matrix(old)
         alpha = total_variation(new, old)[~self.terminal].max()
         epsilon = np.abs(self.advantage(old)).max()
         return self.surrogate(new, old) - 4 * epsilon * self.gamma * alpha**2 / (1 - self.gamma) ** 2
@@ -381,6 +413,8 @@ def enumerate_trajectories(
         If there are more than ``max_rows`` rows; nothing is made then.
     """
     at_least("horizon", horizon, 1)
+    at_least("max_rows", max_rows, 1)
+    mdp.features(policy)
     pi = mdp.policy_matrix(policy, theta)
     step = pi[:, :, None] * mdp.P
     step[mdp.terminal] = 0
@@ -389,13 +423,14 @@ def enumerate_trajectories(
     count = np.ones(mdp.n_states)
     branches = (step > 0).sum(axis=1).astype(float)
     for _ in range(horizon):
-        count = np.minimum(branches @ count, 1e18)
-    n = count[mdp.rho0 > 0].sum()
-    if n * horizon > max_rows:
-        raise ValueError(
-            f"horizon {horizon} gives {n:.3g} trajectories of {horizon} steps, more than max_rows = {max_rows}: "
-            "take a shorter horizon or a smaller problem"
-        )
+        count = branches @ count
+        n = count[mdp.rho0 > 0].sum()
+        if n * horizon > max_rows:
+            raise ValueError(
+                f"horizon {horizon} gives at least {n:.3g} trajectories of up to {horizon} steps, more than max_rows = "
+                f"{max_rows}: take a shorter horizon or a smaller problem"
+            )
+        count = np.minimum(count, 1e18)
 
     source, action, successor = np.nonzero(step)
     n_children = np.bincount(source, minlength=mdp.n_states)

@@ -168,6 +168,10 @@ class Affine(_BoxFeatures):
 
     bias: bool = True
 
+    def _validate(self) -> None:
+        if not isinstance(self.bias, bool):
+            raise ValueError(f"bias must be true or false, got {self.bias!r}")
+
     @property
     def n_features(self) -> int:
         """n_inputs, + 1 with the constant."""

@@ -55,6 +55,13 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "alpha_w": 2**-6,
         },
     ),
+    ("reinforce", "npg/LQR-v0"): Preset(
+        settings={
+            "features": {"kind": "affine", "scale": 1.0, "bias": False},
+            "baseline_features": {"kind": "polynomial", "scale": 3.0},
+            "gamma": 0.9,
+        },
+    ),
 }
 
 

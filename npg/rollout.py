@@ -115,7 +115,7 @@ class Trajectories:
         """
         starts, ends = (self.valid & flags for flags in (self.t == 0, self.terminated | self.truncated))
         if not (starts[0].all() and np.ptp(starts.sum(axis=0)) == 0 and np.array_equal(starts.sum(0), ends.sum(0))):
-            raise ValueError("these must be whole episodes, as many in each column: collect Episodes")
+            raise ValueError("the trajectories must be whole episodes, as many in each column: collect Episodes")
         number = np.cumsum(starts, axis=0) - 1
         return number * self.rewards.shape[1] + np.arange(self.rewards.shape[1])
 

@@ -1189,3 +1189,24 @@ def test_ratios_of_another_shape_than_rewards_are_refused_by_name():
     flags = np.zeros((2, 1), dtype=bool)
     with pytest.raises(ValueError, match=r"'ratios': \(1, 1\)"):
         discounted_returns(np.ones((2, 1)), flags, flags, 1.0, ratios=np.ones((1, 1)))
+
+
+def test_bad_arguments_of_every_estimator_are_named():
+    case = BANDIT
+    traj, psi, gamma = case.traj, case.psi, case.mdp.gamma
+    ratios = np.ones(traj.valid.shape)
+    for estimator in (est.total_return, est.reward_to_go, est.gpomdp):
+        for bad in (2, np.nan):
+            with pytest.raises(ValueError, match=r"gamma must lie in \[0, 1\]"):
+                estimator(psi, traj, bad)
+        with pytest.raises(ValueError, match="psi must have shape"):
+            estimator(psi[:, :-1], traj, gamma)
+    for estimator in (est.importance_sampled, est.first_order):
+        with pytest.raises(ValueError, match="ratios must have shape"):
+            estimator(psi, traj, gamma, ratios[0])
+    with pytest.raises(ValueError, match="ratios must not all be 0"):
+        est.self_normalized(psi[0], 0 * ratios)
+    assert np.isnan(est.optimal_baseline([[np.nan]], [[np.nan]]))
+    assert est.optimal_baseline([[1], [2]], [[1], [1]], leave_one_out=True).tolist() == [[2], [1]]
+    with pytest.raises(ValueError, match="X and Psi must have one shape"):
+        est.optimal_baseline(np.zeros((0, 2)), np.zeros((0, 2)))

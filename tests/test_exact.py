@@ -1194,3 +1194,43 @@ def test_sums_over_all_actions_refuse_what_does_not_fit(name):
     gaussian = GaussianLinear(OneHot(2), Constant(), 1)
     with pytest.raises(TypeError, match="a sum over all actions needs discrete actions, got DiagonalGaussian"):
         getattr(gaussian, name)(np.zeros(3), gaussian.features(np.arange(2)), np.zeros((2, 2)), *w)
+
+
+@pytest.mark.equation("4.2", "4.17")
+def test_values_are_right_or_refused_however_close_a_policy_comes_to_one_that_never_ends():
+    mdp, policy = short_corridor(), SoftmaxLinear(Constant(), 2)
+    for logit in (5.0, 15.0, 25.0, -25.0):
+        p = 1 / (1 + np.exp(logit))
+        assert pytest.approx((2 * p - 4) / (p * (1 - p)), rel=0.01) == mdp.J(policy, np.array([logit, 0.0]))
+    for logit in (32.0, 36.0, 37.0, 40.0, -40.0):
+        with pytest.raises(ValueError, match="singular to working precision"):
+            mdp.J(policy, np.array([logit, 0.0]))
+
+
+def test_a_stationary_distribution_that_rounding_decides_is_refused():
+    for e in (1e-16, 1e-17):
+        with pytest.raises(ValueError, match="singular to working precision"):
+            two_state(0.9).stationary_distribution(np.array([[1 - e, e]] * 2))
+    close(two_state(0.9).stationary_distribution(np.array([[1 - 1e-6, 1e-6]] * 2)), [0.5, 0.5], 1e6)
+
+
+def test_a_matrix_where_a_policy_is_needed_a_complex_matrix_and_a_theta_that_is_not_finite_are_named():
+    mdp = garnet(3, 2, 2)
+    pi, policy, theta = np.full((3, 2), 0.5), SoftmaxLinear(OneHot(3), 2), np.zeros(6)
+    for method in (mdp.gradient, mdp.value_jacobian, mdp.fisher, mdp.natural_gradient):
+        with pytest.raises(TypeError, match=r"needs an npg\.Policy and its theta, got ndarray"):
+            method(pi, theta)
+    with pytest.raises(TypeError, match=r"needs an npg\.Policy and its theta, got ndarray"):
+        enumerate_trajectories(mdp, pi, theta, 2)
+    with pytest.raises(TypeError, match="policy must be real"):
+        mdp.J(pi.astype(complex))
+    with pytest.raises(TypeError, match="theta must be real"):
+        mdp.natural_gradient(policy, theta + 0j)
+    for method in (mdp.J, mdp.gradient):
+        for horizon in (None, 3):
+            with pytest.raises(ValueError, match="theta must be finite"):
+                method(policy, theta * np.nan, horizon)
+    with pytest.raises(ValueError, match="max_rows must be an integer of at least 1"):
+        enumerate_trajectories(mdp, policy, theta, 2, max_rows=np.nan)
+    with pytest.raises(ValueError, match="horizon 1000000000 gives at least"):
+        enumerate_trajectories(mdp, policy, theta, 10**9)

@@ -485,3 +485,9 @@ def test_an_unknown_kind_is_an_error_that_lists_the_kinds(spec):
 def test_an_unknown_parameter_is_an_error_that_lists_the_parameters(spec, space):
     with pytest.raises(ValueError, match=f"{spec['kind']} features take .*, got '{list(spec)[1]}'"):
         F.make(spec, space)
+
+
+@pytest.mark.parametrize("bias", [2, "no", None])
+def test_bias_is_true_or_false(bias):
+    with pytest.raises(ValueError, match="bias must be true or false"):
+        F.Affine(spaces.Box(-1, 1, (2,)), bias=bias)

@@ -603,8 +603,8 @@ def test_lists_are_taken_for_arrays():
         ({"S0": np.eye(3)}, r"S0 must have shape \(1, 1\)"),
         ({"A": [[np.nan]]}, "A must be finite"),
         ({"R": [[np.inf]]}, "R must be finite"),
-        ({"W": [[-0.1]]}, "W must be a covariance, without negative eigenvalues"),
-        ({"S0": [[-0.1]]}, "S0 must be a covariance, without negative eigenvalues"),
+        ({"W": [[-0.1]]}, "W must have no negative eigenvalues"),
+        ({"S0": [[-0.1]]}, "S0 must have no negative eigenvalues"),
         ({"gamma": 1.0}, r"gamma must be a number in \[0, 1\), got 1.0"),
         ({"gamma": -0.1}, r"gamma must be a number in \[0, 1\)"),
         ({"gamma": np.nan}, r"gamma must be a number in \[0, 1\)"),
@@ -643,3 +643,14 @@ def test_a_cost_or_a_covariance_that_is_not_symmetric_is_an_error_that_names_it(
 def test_a_bad_policy_is_an_error_that_names_what_is_wrong(method, K, sigma, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         getattr(LQR(), method)(K, sigma)
+
+
+@pytest.mark.parametrize("name", ["Q", "R"])
+def test_costs_that_reward_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must have no negative eigenvalues"):
+        LQR(**{name: [[-1.0]]})
+
+
+def test_a_problem_that_no_gain_makes_finite_has_no_best_one():
+    with pytest.raises(ValueError, match="no gain is the best one"):
+        LQR(A=[[2.0]], B=[[0.0]]).optimal_gain()

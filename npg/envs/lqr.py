@@ -34,9 +34,9 @@ class LQR:
     A : (d, d)
     B : (d, m)
     Q : (d, d)
-        Symmetric cost of states.
+        Cost of states, symmetric without negative eigenvalues.
     R : (m, m)
-        Symmetric cost of actions.
+        Cost of actions, likewise.
     W : (d, d), optional
         Covariance of the noise; none by default.
     S0 : (d, d), optional
@@ -47,7 +47,7 @@ class LQR:
     Raises
     ------
     ValueError
-        If shapes disagree, Q, R, W or S0 is not symmetric, W or S0 is no covariance, or γ is out of range. Every
+        If shapes disagree, Q, R, W or S0 is not symmetric or has a negative eigenvalue, or γ is out of range. Every
         method that takes ``K, sigma`` raises it unless γ ρ(A + BK)² < 1, Eq. (4.20), and unless σ is positive.
 
     Notes
@@ -64,7 +64,7 @@ class LQR:
     gamma: float = 0.9
 
     def __post_init__(self) -> None:
-        if np.ndim(self.B) != 2:
+        if np.ndim(self.B) != 2 or 0 in np.shape(self.B):
             raise ValueError(f"B must have shape (d, m), got {np.shape(self.B)}")
         d, m = np.shape(self.B)
         defaults = {"W": np.zeros((d, d)), "S0": np.eye(d)}
@@ -78,8 +78,8 @@ class LQR:
                 raise ValueError(f"{name} must be finite, got {value}")
             if name in ("Q", "R", "W", "S0") and not np.allclose(value, value.T, rtol=1e-12, atol=0):
                 raise ValueError(f"{name} must be symmetric, got {value}")
-            if name in ("W", "S0") and np.linalg.eigvalsh(value)[0] < -1e-12 * np.abs(value).max():
-                raise ValueError(f"{name} must be a covariance, without negative eigenvalues, got {value}")
+            if name in ("Q", "R", "W", "S0") and np.linalg.eigvalsh(value)[0] < -1e-12 * np.abs(value).max():
+                raise ValueError(f"{name} must have no negative eigenvalues, got {value}")
             object.__setattr__(self, name, value)
         if not (is_number(self.gamma) and 0 <= self.gamma < 1):
             raise ValueError(f"gamma must be a number in [0, 1), got {self.gamma!r}")
@@ -143,9 +143,18 @@ class LQR:
         return linalg.block_diag(np.kron(np.diag(1 / sigma**2), X), np.diag(by_sigma))
 
     def optimal_gain(self) -> Array:
-        """K of the best policy, from the Riccati equation; the best σ is 0: (m, d)."""
+        """K of the best policy, from the Riccati equation; the best σ is 0: (m, d).
+
+        Raises
+        ------
+        ValueError
+            If the equation has no solution that makes J finite.
+        """
         root = np.sqrt(self.gamma)
-        V = linalg.solve_discrete_are(root * self.A, root * self.B, self.Q, self.R)
+        try:
+            V = linalg.solve_discrete_are(root * self.A, root * self.B, self.Q, self.R)
+        except np.linalg.LinAlgError as error:
+            raise ValueError(f"no gain is the best one: {error}") from None
         return -linalg.solve(self.R + self.gamma * self.B.T @ V @ self.B, self.gamma * self.B.T @ V @ self.A)
 
 

@@ -67,7 +67,8 @@ def two_state(gamma: float = 0.95) -> TabularMDP:
     """The two states of Kakade (2001), in which the plain gradient waits on a plateau.
 
     Action 0 stays, action 1 goes to the other state. Staying is worth 1 in state 0 and 2 in state 1, going
-    nothing. It begins in state 0 with probability 0.8.
+    nothing. The paper maximises the average reward from a policy whose stationary distribution is (0.8, 0.2); here
+    that is where episodes begin, and γ near 1 stands for the average.
     """
     P = np.zeros((2, 2, 2))
     P[[0, 1], 0, [0, 1]] = P[[0, 1], 1, [1, 0]] = 1

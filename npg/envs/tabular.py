@@ -48,7 +48,8 @@ class TabularEnv(gymnasium.Env[Any, Any]):
     Parameters
     ----------
     mdp : npg.exact.TabularMDP
-        Its discount plays no part here.
+        Its discount plays no part here. Where episodes may never end, wrap the environment in
+        ``gymnasium.wrappers.TimeLimit`` before anything collects whole episodes.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}
@@ -94,7 +95,7 @@ class TabularVectorEnv(VectorEnv[Array, Array, Array]):
     num_envs : int
         N.
     max_episode_steps : int, optional
-        Steps after which an episode is truncated.
+        Steps after which an episode is truncated; needed where episodes may never end.
     """
 
     metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}
