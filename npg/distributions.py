@@ -169,7 +169,7 @@ class DiagonalGaussian:
         mu, log_sigma = self._split(eta)
         inv_sigma = np.exp(-log_sigma)
         z = (a - mu) * inv_sigma
-        return np.concatenate([z * inv_sigma, z**2 - 1], axis=-1)
+        return np.concatenate([z * inv_sigma, z * z - 1], axis=-1)
 
     def entropy(self, eta: Array) -> Array:
         """H = Σ log σ_j + m (1 + log 2π)/2 in nats, Eq. (2.12): (B,)."""

@@ -1,8 +1,8 @@
-"""Features: from a batch of observations to the inputs x of a model (derivations, chapter 3).
+"""Features: from a batch of observations to the inputs x of a model (derivations, chapters 3 and 7).
 
 Every feature object is called with a batch of observations, one row each, and returns one row of features for
-each: a float array (B, d), or, for ``OneHot``, an integer array (B, 1) holding the index of the active feature.
-``n_features`` is d.
+each: a float array (B, d), or, for ``OneHot`` and ``TileCoding``, an integer array (B, K) holding the indices of the
+K active features. ``n_features`` is d.
 
 The features of a ``Box`` are functions of the observation scaled by the Box's bounds. An unbounded Box needs an
 explicit ``scale``, because a guess would silently decide what the features can tell apart.
@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import combinations_with_replacement, product
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import spaces
@@ -98,7 +98,7 @@ class _BoxFeatures:
         The observation space; observations of several axes are flattened.
     scale : float or sequence of float, optional
         Half-width of the range of each component: u = s / scale. Needed where a bound is infinite; where it is
-        given it replaces the bounds. Observations outside the range are not clipped.
+        given it replaces the bounds. Observations outside the range are not clipped, except by ``TileCoding``.
     """
 
     space: spaces.Box
@@ -145,15 +145,18 @@ class _BoxFeatures:
         low, high = self._bounds
         return (low + high) / 2, np.where(high > low, (high - low) / 2, 1.0)
 
-    def scaled(self, obs: Array) -> Array:
-        """u = (s − centre) / half-width: (B, …) -> (B, n_inputs)."""
-        obs = np.asarray(obs)
+    def _flat(self, obs: Array) -> Array:
+        """(B, …) -> (B, n_inputs)."""
         if obs.shape[1:] != self.space.shape:
             raise ValueError(
                 f"observations must have shape (B, {', '.join(map(str, self.space.shape))}), got {obs.shape}"
             )
+        return obs.reshape(len(obs), self.n_inputs)
+
+    def scaled(self, obs: Array) -> Array:
+        """u = (s − centre) / half-width: (B, …) -> (B, n_inputs)."""
         centre, half_width = self._centre_and_half_width
-        return (obs.reshape(len(obs), self.n_inputs) - centre) / half_width
+        return (self._flat(np.asarray(obs)) - centre) / half_width
 
 
 @dataclass(frozen=True)
@@ -187,9 +190,9 @@ class Affine(_BoxFeatures):
         return x
 
 
-def _check_size(name: str, n_features: int) -> None:
+def _check_size(name: str, n_features: int, advice: str = "lower its order") -> None:
     if n_features > MAX_FEATURES:
-        raise ValueError(f"{name} would make too many features, more than {MAX_FEATURES}: lower its order")
+        raise ValueError(f"{name} would make too many features, more than {MAX_FEATURES}: {advice}")
 
 
 @dataclass(frozen=True)
@@ -352,7 +355,135 @@ class RandomFourier(_BoxFeatures):
         return np.sqrt(2 / self.n_features) * np.cos(self.scaled(obs) @ omega.T + b)
 
 
-Features = OneHot | Constant | Affine | Polynomial | Fourier | RBF | RandomFourier
+_MULTIPLIER = 0x9E3779B97F4A7C15  # 2⁶⁴ over the golden ratio, and odd: multiplication loses nothing
+
+
+@dataclass(frozen=True)
+class TileCoding(_BoxFeatures):
+    """Tile coding: the indices of one active tile in each of K grids displaced against each other, Eq. (7.22).
+
+    Component i = 1, …, q of the observation is scaled and clipped to u_i ∈ [0, n_i]. The tile of tiling j = 0, …, K − 1
+    is c_ji = floor(u_i + o_ji), with the asymmetric offsets o_ji = (j (2i − 1) mod K) / K. Sutton & Barto (2018),
+    section 9.5.4. The indices of tiling j lie in a block of its own, so that none occurs twice in a row: a step
+    w ← w + α δ x(s) changes v̂(s) by α K δ, and a step size is to be divided by K.
+
+    Parameters
+    ----------
+    n_tilings : int
+        K ≥ 1. With a power of two the tilings are spread evenly in every direction.
+    n_tiles : int or sequence of int
+        n_i ≥ 1, tiles across the range of each component; the displaced grid has one more.
+    table_size : int, optional
+        Hash the tiles of each tiling into a table of its own of table_size // K weights. Tiles of one tiling that meet
+        there share a weight; those of different tilings never do. Needed where Π (n_i + 1) is large.
+
+    Raises
+    ------
+    ValueError
+        For a parameter out of range, or more than ``MAX_FEATURES`` features.
+    """
+
+    n_tilings: int = 8
+    n_tiles: Any = 8
+    table_size: int | None = None
+    _memo: ClassVar[Any] = (None, None)  # in the instance: the last observations and their tiles
+
+    def _validate(self) -> None:
+        at_least("n_tilings", self.n_tilings, 1)
+        try:
+            n_tiles = np.asarray(self.n_tiles)
+        except ValueError:  # ragged
+            n_tiles = np.zeros(1)
+        fits = n_tiles.dtype.kind in "iu" and n_tiles.ndim <= 1 and n_tiles.size in (1, self.n_inputs)
+        if not (fits and (n_tiles > 0).all()):
+            raise ValueError(
+                f"n_tiles must be one integer of at least 1 or {self.n_inputs} of them, got {self.n_tiles!r}"
+            )
+        object.__setattr__(self, "n_tiles", tuple(n_tiles.tolist()) if n_tiles.ndim else int(n_tiles))
+        if self.table_size is None:
+            advice = "lower n_tiles or n_tilings, or give table_size to hash the tiles"
+        else:
+            at_least("table_size", self.table_size, self.n_tilings)
+            advice = "lower table_size"
+        _check_size("TileCoding", self.n_features, advice)
+
+    @cached_property
+    def _n(self) -> tuple[int, ...]:
+        """(n_1, …, n_q)."""
+        return tuple(np.broadcast_to(self.n_tiles, self.n_inputs).tolist())
+
+    @cached_property
+    def _block(self) -> int:
+        """Features of one tiling."""
+        return math.prod(n + 1 for n in self._n) if self.table_size is None else int(self.table_size // self.n_tilings)
+
+    @property
+    def n_features(self) -> int:
+        """K Π (n_i + 1), or K (table_size // K)."""
+        return int(self.n_tilings) * self._block
+
+    @cached_property
+    def _grid(self) -> tuple[Array, Array, Array, list[Array], Array, Array]:
+        """low, per_unit, most (q,), tiles, multipliers and first (K,) of ``__call__``.
+
+        Lengths are in K-th parts of a tile, which makes the displacements K o_ji integers. ``tiles`` has a table
+        for each component: row p holds what a component at p adds to the number of its tile, for each tiling.
+        """
+        K, q = int(self.n_tilings), self.n_inputs
+        half_width = self._centre_and_half_width[1]
+        low = self._bounds[0] if self.scale is None else -half_width
+        most = np.array([K * n for n in self._n], dtype=float)
+        # Five roundings lose less than this adds: a state on a boundary is in the tile above, as in exact arithmetic.
+        per_unit = most / (2 * half_width) * (1 + 4 * np.finfo(float).eps)
+        displacement = np.arange(K)[:, None] * (2 * np.arange(q) + 1) % K
+        if self.table_size is None:
+            strides = [math.prod(n + 1 for n in self._n[i + 1 :]) for i in range(q)]
+        else:
+            strides = [pow(_MULTIPLIER, i + 1, 2**64) for i in range(q)]
+        factors = np.array(strides, np.uint64).view(np.int64)
+        tiles = [(np.arange(K * self._n[i] + 1)[:, None] + displacement[:, i]) // K * factors[i] for i in range(q)]
+        multipliers = np.array([pow(_MULTIPLIER, j + 1, 2**64) for j in range(K)], dtype=np.uint64)
+        return low, per_unit, most, tiles, multipliers, np.arange(K) * self._block
+
+    def __call__(self, obs: Array) -> Array:
+        """Indices of the active tiles, one of each tiling, Eq. (7.22): (B, …) -> (B, K) integers, read-only.
+
+        The last result is kept, because online methods ask for a state twice: as successor, then as state.
+
+        Raises
+        ------
+        ValueError
+            For observations of another shape, or NaN.
+        """
+        obs = np.asarray(obs)
+        key = (obs.dtype, obs.shape, obs.tobytes())
+        asked, x = self._memo
+        if key == asked:
+            return x
+        low, per_unit, most, tiles, multipliers, first = self._grid
+        u = (self._flat(obs) - low) * per_unit
+        if not np.vdot(u, u) < 1e30:  # too large for an integer, or NaN
+            u = u.clip(0, most)
+            if np.isnan(u).any():
+                raise ValueError("observations must be numbers, got NaN")
+        position = u.astype(np.int64)
+        x = first if self.table_size is None else np.zeros_like(first)
+        for i, table in enumerate(tiles):
+            x = x + table.take(position[:, i], axis=0, mode="clip")
+        if self.table_size is not None:
+            # The products wrap at 2⁶⁴; their upper halves depend on every bit of the tile's number.
+            h = x.view(np.uint64)
+            x = first + (((h ^ (h >> 32)) * multipliers >> 32) % self._block).view(np.int64)
+        x.flags.writeable = False
+        vars(self)["_memo"] = key, x
+        return x
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the memo."""
+        return {name: value for name, value in vars(self).items() if name != "_memo"}
+
+
+Features = OneHot | Constant | Affine | Polynomial | Fourier | RBF | RandomFourier | TileCoding
 
 
 @dataclass(frozen=True)
@@ -380,6 +511,7 @@ KINDS: dict[str, type[Any]] = {
     "fourier": Fourier,
     "rbf": RBF,
     "random_fourier": RandomFourier,
+    "tile": TileCoding,
 }
 
 

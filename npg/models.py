@@ -10,6 +10,7 @@ Shapes: ``theta`` (n,); ``x`` as the features return it, B rows; ``eta`` and ``u
 # mypy: disable-error-code="no-any-return"
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -38,10 +39,15 @@ class Linear:
         at_least("n_features", self.n_features, 1)
         at_least("n_outputs", self.n_outputs, 1)
 
-    @property
+    @cached_property
     def n_params(self) -> int:
         """n = k d."""
         return self.n_features * self.n_outputs
+
+    @cached_property
+    def _first_columns(self) -> Array:
+        """The index of the first parameter of each output: (k, 1)."""
+        return self.n_features * np.arange(self.n_outputs)[:, None]
 
     def _single(self, x: Inputs) -> Array:
         if isinstance(x, tuple) or x.ndim != 2 or (x.dtype.kind == "f" and x.shape[1] != self.n_features):
@@ -57,7 +63,7 @@ class Linear:
         x = self._single(x)
         W = theta.reshape(self.n_outputs, self.n_features)
         if x.dtype.kind in "iu":
-            return W[:, x].sum(axis=-1).T
+            return np.add.reduce(W.take(x, axis=1), axis=-1).T
         return x @ W.T
 
     def vjp(self, theta: Array, x: Inputs, u: Array) -> Array:
@@ -65,7 +71,7 @@ class Linear:
         x = self._single(x)
         if x.dtype.kind in "iu":
             grad = np.zeros(self.n_params, dtype=u.dtype)
-            flat = np.arange(self.n_outputs)[:, None] * self.n_features + x.astype(np.intp)[:, None, :]  # (B, k, j)
+            flat = self._first_columns + x.astype(np.intp)[:, None, :]  # (B, k, j)
             np.add.at(grad, flat.ravel(), np.repeat(u.ravel(), x.shape[1]))
             return grad
         return (u.T @ x).ravel()
@@ -73,6 +79,18 @@ class Linear:
     def jvp(self, theta: Array, x: Inputs, v: Array) -> Array:
         """J_i v = V x_i for each row, Eq. (3.2): (B, k)."""
         return self.forward(v, x)
+
+    def accumulate(self, z: Array, x: Inputs, u: Array) -> None:
+        """z_i ← z_i + J_iᵀ u_i in place, row by row, for z (B, n): Eq. (3.2) without the sum, for traces."""
+        x = self._single(x)
+        if x.dtype.kind not in "iu":
+            z += (u[:, :, None] * x[:, None, :]).reshape(z.shape)
+            return
+        x = x.astype(np.intp, copy=False)
+        if len(z) == 1:  # NumPy has a fast loop for vectors
+            np.add.at(z[0], (x + self._first_columns).ravel(), u[0].repeat(x.shape[1]))
+        else:
+            np.add.at(z, (np.arange(len(z))[:, None, None], x[:, None, :] + self._first_columns), u[:, :, None])
 
     def jacobian(self, theta: Array, x: Inputs) -> Array:
         """J = I_k ⊗ xᵀ for each row, Eq. (3.2), for reading and tests: (B, k, n)."""
@@ -92,12 +110,17 @@ class Parallel:
     first: Linear
     second: Linear
 
-    @property
+    @cached_property
+    def _stacked(self) -> Linear:
+        """Both maps as one, of the same θ, where x₁ = x₂."""
+        return Linear(self.first.n_features, self.n_outputs)
+
+    @cached_property
     def n_outputs(self) -> int:
         """k = k₁ + k₂."""
         return self.first.n_outputs + self.second.n_outputs
 
-    @property
+    @cached_property
     def n_params(self) -> int:
         """n = n₁ + n₂."""
         return self.first.n_params + self.second.n_params
@@ -108,6 +131,8 @@ class Parallel:
             raise ValueError(f"x must be the pair (x_mu, x_sigma), got {type(x).__name__}")
         if len(x[0]) != len(x[1]):
             raise ValueError(f"x must be a pair of as many rows each, got {len(x[0])} and {len(x[1])}")
+        if x[0] is x[1]:
+            return self._stacked.forward(theta, x[0])
         n = self.first.n_params
         return np.concatenate([self.first.forward(theta[:n], x[0]), self.second.forward(theta[n:], x[1])], axis=-1)
 
@@ -119,6 +144,15 @@ class Parallel:
     def jvp(self, theta: Array, x: Inputs, v: Array) -> Array:
         """J_i v for each row, Eq. (3.2): (B, k)."""
         return self.forward(v, x)
+
+    def accumulate(self, z: Array, x: Inputs, u: Array) -> None:
+        """z_i ← z_i + J_iᵀ u_i in place, block by block: Eq. (3.2) without the sum, for traces."""
+        if x[0] is x[1]:
+            self._stacked.accumulate(z, x[0], u)
+            return
+        n, k = self.first.n_params, self.first.n_outputs
+        self.first.accumulate(z[:, :n], x[0], u[:, :k])
+        self.second.accumulate(z[:, n:], x[1], u[:, k:])
 
     def jacobian(self, theta: Array, x: Inputs) -> Array:
         """Block-diagonal J for each row, Eq. (3.2), for reading and tests: (B, k, n)."""

@@ -13,6 +13,7 @@ observations; ``a`` as the distribution has it, one row each; ``w`` (B,) weights
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ class Policy:
                 f"model has {self.model.n_outputs} outputs, but {self.distribution} takes {self.distribution.n_eta}"
             )
 
-    @property
+    @cached_property
     def n_params(self) -> int:
         """n, the length of θ."""
         return self.model.n_params
@@ -92,8 +93,14 @@ class Policy:
         Its mean under the policy is zero, Eq. (1.6).
         """
         eta = self.eta(theta, x)
-        s = self.distribution.score(eta, self._actions(eta, a))
-        return np.einsum("bkn,bk->bn", self.model.jacobian(theta, x), s)
+        self.distribution.check_actions(np.asarray(a), len(eta))
+        psi = np.zeros((len(eta), self.n_params), dtype=eta.dtype)
+        self.accumulate_score(psi, theta, x, np.asarray(a), np.ones(len(eta)))
+        return psi
+
+    def accumulate_score(self, z: Array, theta: Array, x: Inputs, a: Array, w: Array) -> None:
+        """z_i ← z_i + w_i ∇θ log π_θ(a_i|s_i) in place, for the traces z (B, n) of online methods, Eq. (8.7)."""
+        self.model.accumulate(z, x, w[:, None] * self.distribution.score(self.eta(theta, x), a))
 
     def weighted_score(self, theta: Array, x: Inputs, a: Array, w: Array) -> Array:
         """Σ_i w_i ∇θ log π_θ(a_i|s_i), Eq. (3.4): (n,).

@@ -116,8 +116,8 @@ def observations(draw: Any, space: spaces.Space[Any], rows: int) -> np.ndarray:
     return np.clip(low + draw(fraction) * (high - low), low, high)
 
 
-def box_features(space: spaces.Box) -> st.SearchStrategy[F.Features]:
-    """Features of every kind for a bounded Box, few enough for dense Jacobians."""
+def dense_box_features(space: spaces.Box) -> st.SearchStrategy[F.Features]:
+    """Features of every dense kind for a bounded Box, few enough for dense Jacobians."""
     few = st.integers(0, 2 if np.prod(space.shape) < 3 else 1)
     positive = st.floats(0.2, 3.0)
     return st.one_of(
@@ -133,6 +133,22 @@ def box_features(space: spaces.Box) -> st.SearchStrategy[F.Features]:
             seed=st.integers(0, 99),
         ),
     )
+
+
+def tile_codings(space: spaces.Box) -> st.SearchStrategy[F.TileCoding]:
+    """Tile coding of a bounded Box, hashed or not, with few enough tiles for dense Jacobians."""
+    return st.builds(
+        F.TileCoding,
+        st.just(space),
+        n_tilings=st.integers(1, 2),
+        n_tiles=st.integers(1, 2 if np.prod(space.shape) < 3 else 1),
+        table_size=st.none() | st.integers(2, 9),
+    )
+
+
+def box_features(space: spaces.Box) -> st.SearchStrategy[F.Features]:
+    """Features of every kind for a bounded Box."""
+    return dense_box_features(space) | tile_codings(space)
 
 
 def features(space: spaces.Space[Any]) -> st.SearchStrategy[F.Features]:
@@ -165,7 +181,7 @@ class _Kind(NamedTuple):
 def softmax_policies(draw: Any) -> _Kind:
     """Softmax-linear on dense features of a Box."""
     space = draw(boxes())
-    return _Kind(SoftmaxLinear(draw(box_features(space)), draw(st.integers(1, 4))), space)
+    return _Kind(SoftmaxLinear(draw(dense_box_features(space)), draw(st.integers(1, 4))), space)
 
 
 @st.composite
@@ -173,6 +189,13 @@ def tabular_policies(draw: Any) -> _Kind:
     """Softmax-linear on one-hot features of a Discrete space, which are active indices."""
     space = draw(discretes())
     return _Kind(SoftmaxLinear(F.OneHot(space), draw(st.integers(1, 4))), space)
+
+
+@st.composite
+def tile_policies(draw: Any) -> _Kind:
+    """Softmax-linear on tile coding of a Box, several active indices a row."""
+    space = draw(boxes())
+    return _Kind(SoftmaxLinear(draw(tile_codings(space)), draw(st.integers(1, 3))), space)
 
 
 @st.composite
@@ -184,7 +207,7 @@ def gaussian_policies(draw: Any, scales: tuple[str, ...] = ("own", "shared", "co
     return _Kind(GaussianLinear(mean, draw(of_scale[draw(st.sampled_from(scales))]), draw(st.integers(1, 2))), space)
 
 
-policies = softmax_policies() | tabular_policies() | gaussian_policies()
+policies = softmax_policies() | tabular_policies() | tile_policies() | gaussian_policies()
 
 
 @st.composite

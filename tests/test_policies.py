@@ -109,6 +109,29 @@ def test_weighted_score_is_the_flattened_product_of_weighted_scores_and_features
     agree(i.policy.weighted_score(i.theta, i.x, i.a, i.w), (U.T @ i.x).ravel(), 10)
 
 
+@pytest.mark.equation("3.4", "8.7")
+@given(S.instances(), st.booleans())
+def test_accumulate_score_adds_to_each_trace_its_weight_times_its_own_score(i, one):
+    p, rows = i.policy, slice(0, 1 if one else None)
+    x, a, w = F.rows(i.x, rows), i.a[rows], i.w[rows]
+    before = np.outer(1 + np.arange(len(a)), np.cos(i.theta))
+    z = before.copy()
+    assert p.accumulate_score(z, i.theta, x, a, w) is None
+    agree(z - before, w[:, None] * p.score(i.theta, x, a), 10 * size(i))
+    J, s = p.model.jacobian(i.theta, x), p.distribution.score(p.eta(i.theta, x), a)
+    agree(z - before, [w[b] * J[b].T @ s[b] for b in range(len(s))], 10 * size(i))
+    agree((z - before).sum(axis=0), p.weighted_score(i.theta, x, a, w), 10 * size(i))
+
+
+@pytest.mark.equation("3.13", "8.7")
+@given(S.instances(S.tile_policies()))
+def test_accumulate_score_on_tiles_equals_that_on_their_dense_form(i):
+    z, full = np.ones((2, len(i.a), i.policy.n_params))
+    i.policy.accumulate_score(z, i.theta, i.x, i.a, i.w)
+    i.policy.accumulate_score(full, i.theta, dense(i.x, i.policy.features), i.a, i.w)
+    agree(z, full, 10)
+
+
 # Textbook forms
 
 
