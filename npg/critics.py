@@ -1,18 +1,32 @@
-"""Value functions that are linear in features, and how they are fitted (derivations, chapter 1)."""
+"""Value functions that are linear in features, and how they are fitted (derivations, chapters 1 and 7)."""
 
 # mypy: disable-error-code="no-any-return"
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy import linalg
+from scipy.linalg import blas
 
+from ._checks import at_least, is_number
+from ._state import Stateful
 from ._typing import Array
-from .features import Features, dense
+from .features import Features, OneHot, TileCoding, dense
+from .models import Linear
+from .returns import _check
+from .rollout import Trajectories
+
+BINARY = (OneHot, TileCoding)
+TRACES = ("accumulating", "replacing", "dutch")
 
 
 def ridge_least_squares(x: Array, y: Array, ridge: float) -> Array:
     """w that minimises Σ (wᵀx_i − y_i)² + κ‖w‖², Eq. (1.14); of the smallest norm where κ = 0 leaves a choice.
+
+    On returns it is Monte-Carlo regression, whose limit is the projection of the values, Eq. (7.2).
 
     Parameters
     ----------
@@ -65,27 +79,273 @@ def least_mean_squares(w: Array, x: Array, y: Array, alpha: float) -> tuple[Arra
     return w, before
 
 
+def _check_fit(x: Array, x_next: Array, shape: tuple[int, ...], ridge: float) -> None:
+    if np.ndim(x) != len(shape) + 1 or np.shape(x)[:-1] != shape or np.shape(x_next) != np.shape(x):
+        wanted = f"({', '.join(map(str, shape))}, d)"
+        raise ValueError(
+            f"x and x_next must have shape {wanted} to go with rewards, got {np.shape(x)} and {np.shape(x_next)}"
+        )
+    if not (is_number(ridge) and ridge >= 0):
+        raise ValueError(f"ridge must be a number of at least 0, got {ridge!r}")
+
+
+def lstd(
+    x: Array,
+    rewards: Array,
+    x_next: Array,
+    terminated: Array,
+    truncated: Array,
+    valid: Array,
+    gamma: float,
+    lam: float,
+    ridge: float,
+) -> Array:
+    """LSTD(λ): w = (Â + κI)^{-1} b̂ with Â = Σ_t z_t (x_t − γ x_{t+1})ᵀ and b̂ = Σ_t z_t R_{t+1}, Eq. (7.17).
+
+    z_t = γλ z_{t−1} + x_t is the accumulating trace, Eq. (7.11), zero at the start of a column and after a row that
+    terminates or is truncated. x_{t+1} counts as zero where the row terminated, and only there, Eq. (8.10). With
+    the exact means of Â and b̂ this is the fixed point of TD(λ), ``TabularMDP.td_fixed_point``, Eq. (7.16).
+
+    Parameters
+    ----------
+    x : (T, N, d)
+        x(S_t), time-major and dense.
+    rewards : (T, N)
+        R_{t+1}.
+    x_next : (T, N, d)
+        x(S_{t+1}) of the true successor.
+    terminated, truncated : (T, N) boolean
+    valid : (T, N) boolean
+        Which rows are transitions. The others add nothing and leave the trace as it is.
+    gamma, lam : float
+        γ and λ in [0, 1].
+    ridge : float
+        κ ≥ 0. A singular system is solved by least squares, with the smallest w.
+
+    Returns
+    -------
+    (d,)
+
+    Raises
+    ------
+    ValueError, TypeError
+        For γ or λ outside [0, 1], κ < 0, shapes that do not go together, flags that are not boolean.
+    FloatingPointError
+        If x, rewards or x_next is not finite in a valid row.
+
+    References
+    ----------
+    S. J. Bradtke and A. G. Barto (1996); J. A. Boyan (2002).
+    """
+    _check(gamma, lam, rewards=rewards, terminated=terminated, truncated=truncated, valid=valid)
+    _check_fit(x, x_next, np.shape(rewards), ridge)
+    terminated, valid = np.asarray(terminated), np.asarray(valid)
+    cut = valid & (terminated | truncated)
+    z: Array = np.zeros(np.shape(x))
+    now: Array = np.zeros(z.shape[1:])
+    with np.errstate(invalid="ignore", over="ignore"):
+        for t in range(len(z)):
+            z[t] = now = np.where(valid[t, :, None], gamma * lam * now + x[t], now)
+            now = np.where(cut[t, :, None], 0.0, now)
+        difference = np.where(valid[..., None], x - gamma * np.where(terminated[..., None], 0.0, x_next), 0.0)
+        A = np.einsum("tni,tnj->ij", z, difference, optimize=True) + ridge * np.eye(z.shape[2])
+        b = np.einsum("tni,tn->i", z, np.where(valid, rewards, 0.0), optimize=True)
+    if not (np.isfinite(A).all() and np.isfinite(b).all()):
+        raise FloatingPointError("the features or rewards of a least-squares fit are not finite")
+    return np.linalg.lstsq(A, b)[0]
+
+
+def fitted_td(
+    w: Array, x: Array, rewards: Array, x_next: Array, terminated: Array, gamma: float, ridge: float, sweeps: int
+) -> Array:
+    """Fitted TD(0): regressions on targets that the last w gives and that are held, Eq. (7.18).
+
+        w ← argmin_w Σ_t (wᵀx_t − [R_{t+1} + γ w_oldᵀ x_{t+1}])² + κ‖w‖²,  ``sweeps`` times
+
+    Its fixed point is that of ``lstd`` with λ = 0. It converges where γ (XᵀX + κI)^{-1} XᵀX_next has a spectral
+    radius below one, as it has if all episodes in the data terminate, and may diverge where some are truncated.
+
+    Parameters
+    ----------
+    w : (d,)
+        Where to start; it only matters through the targets.
+    x : (B, d)
+        x(S_t), one row per transition.
+    rewards : (B,)
+        R_{t+1}.
+    x_next : (B, d)
+        x(S_{t+1}) of the true successor; counts as zero where the row terminated.
+    terminated : (B,) boolean
+    gamma : float
+        γ in [0, 1].
+    ridge : float
+        κ ≥ 0.
+    sweeps : int
+        At least 1.
+
+    Returns
+    -------
+    (d,)
+
+    Raises
+    ------
+    ValueError, TypeError
+        For γ outside [0, 1], κ < 0, ``sweeps`` < 1, shapes that do not go together, flags that are not boolean.
+    FloatingPointError
+        If w, x, rewards or x_next is not finite.
+    """
+    if np.ndim(rewards) != 1 or np.shape(terminated) != np.shape(rewards):
+        raise ValueError(
+            f"rewards and terminated must have one shape (B,), got {np.shape(rewards)} and {np.shape(terminated)}"
+        )
+    if np.asarray(terminated).dtype != np.bool_:
+        raise TypeError(f"terminated must be boolean, got {np.asarray(terminated).dtype}")
+    _check_fit(x, x_next, np.shape(rewards), ridge)
+    if np.shape(w) != np.shape(x)[1:]:
+        raise ValueError(f"w must have shape {np.shape(x)[1:]} to go with x, got {np.shape(w)}")
+    if not (is_number(gamma) and 0 <= gamma <= 1):
+        raise ValueError(f"gamma must lie in [0, 1], got {gamma!r}")
+    at_least("sweeps", sweeps, 1)
+    successor = np.where(np.asarray(terminated)[:, None], 0.0, x_next)
+    for _ in range(sweeps):
+        w = ridge_least_squares(x, rewards + gamma * successor @ w, ridge)
+    return w
+
+
 @dataclass(frozen=True)
 class LinearValue:
-    """v̂(s; w) = wᵀx(s).
+    """v̂(s; w) = wᵀx(s), or q̂(s, ·; w) = W x(s) with one row of W for each action; tabular on one-hot features.
 
     Parameters
     ----------
     features : features
         x.
+    n_actions : int, optional
+        Of an action-value function.
     """
 
     features: Features
+    n_actions: int = 1
+
+    @cached_property
+    def model(self) -> Linear:
+        """The linear map, which takes dense features and active indices."""
+        return Linear(self.features.n_features, self.n_actions)
 
     @property
     def n_params(self) -> int:
-        """d, the length of w."""
-        return self.features.n_features
+        """Length of w."""
+        return self.model.n_params
 
     def x(self, obs: Array) -> Array:
-        """The features of each observation in dense form: (B, d)."""
-        return dense(self.features(obs), self.n_params)
+        """The features of each observation in dense form, for fits: (B, d)."""
+        return dense(self.features(obs), self.features.n_features)
 
     def value(self, w: Array, obs: Array) -> Array:
-        """v̂ of each observation: (B,)."""
-        return self.x(obs) @ w
+        """v̂ of each observation: (B,); q̂ of each action: (B, k) for k > 1 actions."""
+        eta = self.model.forward(w, self.features(obs))
+        return eta if self.n_actions > 1 else eta[:, 0]
+
+
+def add_traces(w: Array, z: Array, error: Array) -> Array:
+    """w + Σ_n error_n z_n, in place: one call of BLAS, because this is most of an online step. (n,).
+
+    Parameters
+    ----------
+    w : (n,)
+    z : (N, n)
+    error : (N,)
+    """
+    return blas.dgemv(1.0, z.T, error, 1.0, w, overwrite_y=True)
+
+
+def successive_features(features: Callable[[Array], Any], traj: Trajectories) -> tuple[Any, Any]:
+    """x(S) and x(S') of one step of each environment, ``traj`` of T = 1; at least one must be valid.
+
+    Rows that are no transitions get those of one that is, because their zeros need not be an observation.
+    """
+    obs, next_obs, valid = traj.obs[0], traj.next_obs[0], traj.valid[0]
+    if np.count_nonzero(valid) < len(valid):
+        rows = np.where(valid, np.arange(len(valid)), valid.argmax())
+        obs, next_obs = obs[rows], next_obs[rows]
+    return features(obs), features(next_obs)
+
+
+class TDLambda(Stateful):
+    """Online TD(λ) for a linear value function, with one trace per parallel environment.
+
+    δ = R + γ v̂(S'; w) − v̂(S; w), Eq. (7.1), and with z zero at the start of each episode
+
+    - accumulating, Eq. (7.11): z ← γλz + x; w ← w + αδz; with λ = 0 the semi-gradient TD(0), Eq. (7.3);
+    - replacing, Eq. (7.13): z_i ← 1 where x_i = 1, γλz_i elsewhere; w ← w + αδz;
+    - dutch, Eq. (7.14): z ← γλz + (1 − αγλ zᵀx)x; w ← w + α(δ + v̂(S) − v_old)z − α(v̂(S) − v_old)x, which is true
+      online TD(λ): after each step w is that of the online λ-return algorithm, Eq. (7.15).
+
+    Over an episode with frozen weights Σ_t δ_t z_t is the sum of λ-return errors times features, Eq. (7.12). The
+    updates of N environments are averaged.
+
+    Parameters
+    ----------
+    value : LinearValue
+        Of states.
+    columns : int
+        N.
+    alpha, gamma, lam : float
+        α, γ, λ. On tile coding with K tilings, α = α'/K moves v̂ by the fraction α' of the error, Eq. (7.22).
+    trace : {"accumulating", "replacing", "dutch"}
+
+    Raises
+    ------
+    ValueError
+        If λ or γ lies outside [0, 1], α is no number of at least 0, ``trace`` is none of the three, or it is
+        replacing and the features are not binary.
+    """
+
+    learned: ClassVar[tuple[str, ...]] = ("w", "z", "v_old")
+
+    def __init__(
+        self, value: LinearValue, columns: int, alpha: float, gamma: float, lam: float, trace: str = "accumulating"
+    ) -> None:
+        for name, setting in (("gamma", gamma), ("lam", lam)):
+            if not (is_number(setting) and 0 <= setting <= 1):
+                raise ValueError(f"{name} must lie in [0, 1], got {setting!r}")
+        if not (is_number(alpha) and alpha >= 0):
+            raise ValueError(f"alpha must be a number of at least 0, got {alpha!r}")
+        if trace not in TRACES:
+            raise ValueError(f"trace must be one of {', '.join(TRACES)}, got {trace!r}")
+        if trace == "replacing" and not isinstance(value.features, BINARY):
+            raise ValueError(f"trace='replacing' needs binary features (one-hot or tile), got {value.features}")
+        self.value, self.alpha, self.gamma, self.lam, self.trace = value, alpha, gamma, lam, trace
+        self.w = np.zeros(value.n_params)
+        self.z = np.zeros((columns, value.n_params))
+        self.v_old = np.zeros(columns)
+
+    def update(self, traj: Trajectories) -> Array:
+        """Learn from one step of each environment, ``traj`` of T = 1, and return δ, 0 where there is none: (N,)."""
+        model, valid = self.value.model, traj.valid[0]
+        N, n = len(valid), int(np.count_nonzero(valid))
+        if n == 0:
+            return np.zeros(N)
+        x, x_next = successive_features(self.value.features, traj)
+        values = model.forward(self.w, np.concatenate((x, x_next)))[:, 0]
+        v, v_next = values[:N], values[N:] * ~traj.terminated[0]
+        delta = (traj.rewards[0] + self.gamma * v_next - v) * valid
+        self.z *= self.gamma * self.lam
+        error = delta
+        if self.trace == "accumulating":
+            model.accumulate(self.z, x, valid[:, None].astype(float))
+        elif self.trace == "replacing":
+            self.z[np.nonzero(valid)[0][:, None], x[valid]] = 1
+        else:
+            overlap = (self.z * dense(x, model.n_features)).sum(axis=1)
+            model.accumulate(self.z, x, (valid * (1 - self.alpha * overlap))[:, None])
+            change = (v - self.v_old) * valid
+            error = delta + change
+            self.w -= self.alpha / n * model.vjp(self.w, x, change[:, None])
+            self.v_old = v_next * valid
+        self.w = add_traces(self.w, self.z, self.alpha / n * error)
+        ends = traj.terminated[0] | traj.truncated[0]
+        if np.count_nonzero(ends):
+            self.z[ends] = 0
+            self.v_old[ends] = 0
+        return delta

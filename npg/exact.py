@@ -1,9 +1,11 @@
 """Finite Markov decision processes solved exactly: what every estimator is checked against (derivations, chapter 4).
 
 On a small problem the objective, its gradient, the visitation of states and the Fisher matrix are the solutions of
-linear systems, and the mean and covariance of any estimator are finite sums over all trajectories. Shapes: S
-states, A actions, n parameters; a policy is a matrix π (S, A), or an ``npg.Policy`` whose observations are the
-states 0, …, S − 1, together with θ. Values, visitations and gradients keep a complex θ, so that the complex step works.
+linear systems, as are the weights to which TD(λ) converges (chapter 7) and the average reward and its gradient
+(chapter 8); the mean and covariance of any estimator are finite sums over all trajectories. Shapes: S states, A
+actions, n parameters; a policy is a matrix π (S, A), or an ``npg.Policy`` whose observations are the states
+0, …, S − 1, together with θ. Values, visitations and gradients keep a complex θ, so that the complex
+step works.
 """
 
 # mypy: disable-error-code="no-any-return"
@@ -11,6 +13,7 @@ states 0, …, S − 1, together with θ. Values, visitations and gradients keep
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy import linalg, sparse
@@ -282,7 +285,10 @@ class TabularMDP:
         ValueError
             If the chain has several recurrent classes, hence no unique μ.
         """
-        chain = self._chain(self.policy_matrix(policy, theta))
+        return self._stationary(self._chain(self.policy_matrix(policy, theta)))
+
+    def _stationary(self, chain: Array) -> Array:
+        """μ of a chain (S, S), which may be complex."""
         n, label = csgraph.connected_components(sparse.csr_array(chain != 0), connection="strong")
         leaves = label[:, None] != label[None, :]
         transient = np.unique(label[((chain != 0) & leaves).any(axis=1)])
@@ -325,9 +331,10 @@ class TabularMDP:
     def natural_gradient(self, policy: Policy, theta: Array, *, normalized: bool = False) -> Array:
         """F⁺∇J, the shortest solution of F u = ∇J, Eqs. (4.12), (4.13): (n,).
 
-        Found as the least-squares fit of uᵀ∇log π(a|s) to a_π(s, a), whose normal equations these are; that
-        avoids squaring the condition number. Directions in which that fit has less than 1e-12 of the largest
-        singular value count as null. ``normalized`` takes F under the normalised visitation.
+        Found as the least-squares fit of uᵀ∇log π(a|s), the compatible critic, to a_π(s, a), Eq. (8.3), whose normal
+        equations these are; that avoids squaring the condition number. With this critic in place of q_π the gradient
+        is exact, Eq. (8.4). Directions in which the fit has less than 1e-12 of the largest singular value count as
+        null. ``normalized`` takes F under the normalised visitation.
 
         Raises
         ------
@@ -344,6 +351,89 @@ class TabularMDP:
         weight = np.sqrt(d[s] * pi[s, a])
         u = np.linalg.lstsq(weight[:, None] * psi, weight * self.advantage(policy, theta)[s, a], rcond=1e-12)[0]
         return u * d.sum() if normalized else u
+
+    def td_fixed_point(
+        self, policy: Policy | Array, theta: Array | None = None, *, x: Array, lam: float = 0.0
+    ) -> Array:
+        """w at which TD(λ) on v̂ = wᵀx(s) is at rest on average, Eq. (7.16); for λ = 0, Eq. (7.4): (d,).
+
+        A_λ w = b_λ with A_λ = Xᵀ D (I − γλP_π)^{-1} (I − γP_π) X and b_λ = Xᵀ D (I − γλP_π)^{-1} r_π. D has the
+        on-policy weights: the expected visits of an episode, d_1, where there are terminal states, in which x counts
+        as zero; otherwise the stationary distribution μ. The error of v̂ in the norm of D is at most 1/√(1 − γ²)
+        times that of the projection of v_π, Eq. (7.5). λ = 1 gives the projection itself, Eq. (7.2).
+
+        Parameters
+        ----------
+        policy, theta
+        x : (S, d)
+            Features of each state. Where they are linearly dependent on the states visited, w is the smallest
+            solution.
+        lam : float
+            λ in [0, 1].
+
+        Raises
+        ------
+        ValueError
+            For λ outside [0, 1], for x of another shape or not finite, for a policy under which an episode may
+            never end, or one without a unique μ.
+        """
+        x = np.asarray(x)
+        if x.ndim != 2 or len(x) != self.n_states:
+            raise ValueError(f"x must have shape ({self.n_states}, d), a row for each state, got {x.shape}")
+        if not np.isfinite(x).all():
+            raise ValueError(f"x must be finite, got {x[~np.isfinite(x)][0]}")
+        if not (is_number(lam) and 0 <= lam <= 1):
+            raise ValueError(f"lam must lie in [0, 1], got {lam!r}")
+        pi = self.policy_matrix(policy, theta)
+        chain = self._chain(pi)
+        d = self.visitation(policy, theta, gamma=1) if self.terminal.any() else self._stationary(chain)
+        x = x * ~self.terminal[:, None]
+        factors = self._system(pi, self.gamma * lam)
+        weighted = (d[:, None] * x).T
+        A = weighted @ self._solve(factors, x - self.gamma * chain @ x)
+        b = weighted @ self._solve(factors, (pi * self.expected_reward).sum(axis=1))
+        return np.linalg.lstsq(A, b)[0]
+
+    def _differential(self, pi: Array) -> tuple[Array, Any, Array]:
+        """μ, r(π) and v of Eq. (8.15)."""
+        chain, r = self._chain(pi), (pi * self.expected_reward).sum(axis=1)
+        mu = self._stationary(chain)
+        average = mu @ r
+        return mu, average, linalg.solve(np.eye(self.n_states) - chain + mu, r - average)  # each row of 1μᵀ is μ
+
+    def average_reward(self, policy: Policy | Array, theta: Array | None = None) -> float:
+        """r(π) = Σ_s μ(s) Σ_a π(a|s) R(s, a), the reward per step in the long run, Eq. (8.15).
+
+        A terminal state counts as a state in which the process stays.
+
+        Raises
+        ------
+        ValueError
+            If the chain has several recurrent classes.
+        """
+        return self._differential(self.policy_matrix(policy, theta))[1]
+
+    def differential_value(self, policy: Policy | Array, theta: Array | None = None) -> Array:
+        """v = r_π − r(π) + P_π v with μᵀv = 0, the solution of (I − P_π + 1μᵀ) v = r_π − r(π), Eq. (8.15): (S,).
+
+        Raises
+        ------
+        ValueError
+            If the chain has several recurrent classes.
+        """
+        return self._differential(self.policy_matrix(policy, theta))[2]
+
+    def average_reward_gradient(self, policy: Policy, theta: Array) -> Array:
+        """∇r(π) = Σ_s μ(s) Σ_a ∇π(a|s) q(s, a), q(s, a) = R(s, a) − r(π) + Σ P(s'|s, a) v(s'), Eq. (8.16): (n,).
+
+        Raises
+        ------
+        ValueError
+            If the chain has several recurrent classes.
+        """
+        mu, average, v = self._differential(self.policy_matrix(policy, theta))
+        q = self.expected_reward - average + self.P @ v
+        return policy.all_actions_gradient(theta, self.features(policy), q, mu)
 
     def surrogate(self, new: Array, old: Array) -> float:
         """L_old(new) = J(old) + Σ_s d_old(s) Σ_a new(a|s) a_old(s, a), Eqs. (6.2), (6.3).

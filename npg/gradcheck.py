@@ -365,3 +365,11 @@ def _lqr_gradient(rng: Rng) -> Problem:
         return th[:2].reshape(1, 2), np.exp(th[2:])
 
     return lambda th: lqr.J(*unpack(th)), lqr.gradient(*unpack(theta)), theta
+
+
+@case("TabularMDP.average_reward_gradient", "8.16")
+def _average_reward_gradient(rng: Rng) -> Problem:
+    mdp = garnet(4, 3, 4, gamma=0.9, seed=rng)
+    policy = SoftmaxLinear(OneHot(mdp.n_states), mdp.n_actions)
+    theta = rng.normal(size=policy.n_params)
+    return lambda th: mdp.average_reward(policy, th), mdp.average_reward_gradient(policy, theta), theta

@@ -59,4 +59,36 @@ class Adam(Ascent):
         return theta + self.alpha * m_hat / (np.sqrt(v_hat) + self.epsilon)
 
 
-OPTIMIZERS: dict[str, type[Ascent]] = {"ascent": Ascent, "adam": Adam}
+class RMSProp(Ascent):
+    """RMSProp (Tieleman & Hinton 2012) as in A3C, upwards: each component is divided by its running RMS, Eq. (8.14).
+
+    Parameters
+    ----------
+    n : int
+        Length of θ.
+    alpha : float
+        Step size α.
+    beta2, epsilon : float
+        Decay of the mean square, and what is added to it under the root.
+    """
+
+    learned: ClassVar[tuple[str, ...]] = ("v",)
+
+    def __init__(self, n: int, alpha: float, beta2: float = 0.99, epsilon: float = 1e-5) -> None:
+        super().__init__(n, alpha)
+        self.beta2, self.epsilon = beta2, epsilon
+        self.v = np.zeros(n)
+
+    def step(self, theta: Array, g: Array) -> Array:
+        """The new θ: (n,)."""
+        self.v = self.beta2 * self.v + (1 - self.beta2) * g**2
+        return theta + self.alpha * g / np.sqrt(self.v + self.epsilon)
+
+
+def clip_norm(g: Array, c: float) -> Array:
+    """g · min(1, c/‖g‖), Eq. (8.13): (n,)."""
+    norm = float(np.linalg.norm(g))
+    return g if norm <= c else g * (c / norm)
+
+
+OPTIMIZERS: dict[str, type[Ascent]] = {"ascent": Ascent, "adam": Adam, "rmsprop": RMSProp}

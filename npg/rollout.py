@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium import spaces, wrappers
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 
 from ._checks import at_least
 from ._typing import Array, Inputs, Rng
@@ -31,6 +31,33 @@ def single_spaces(env: Env) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
     return env.observation_space, env.action_space
 
 
+def normalizers(env: Env) -> dict[str, Any]:
+    """Gymnasium's ``NormalizeObservation`` and ``NormalizeReward`` around ``env``, those that there are.
+
+    Returns
+    -------
+    dict
+        The wrappers by what they normalise, ``"observation"`` and ``"reward"``.
+
+    Raises
+    ------
+    ValueError
+        If there are two of a kind.
+    """
+    found: dict[str, Any] = {}
+    while isinstance(env, gymnasium.Wrapper | VectorWrapper):
+        for name, kinds in (
+            ("observation", (wrappers.NormalizeObservation, wrappers.vector.NormalizeObservation)),
+            ("reward", (wrappers.NormalizeReward, wrappers.vector.NormalizeReward)),
+        ):
+            if isinstance(env, kinds):
+                if name in found:
+                    raise ValueError(f"the {name}s of env must be normalised once, got two wrappers: {found[name]}")
+                found[name] = env
+        env = env.env
+    return found
+
+
 class DivergenceError(ArithmeticError):
     """θ, a critic or an action has become infinite or NaN."""
 
@@ -43,6 +70,10 @@ class Steps:
 
     def __post_init__(self) -> None:
         at_least("Steps", self.n, 1)
+
+
+ONE_STEP = Steps(1)
+"""What an online method learns from, asked for so often that it is made once."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +111,7 @@ class Trajectories:
     actions : (T, N) or (T, N, m)
         A_t as it was sampled, before it was clipped to the action space.
     rewards : (T, N)
-        R_{t+1}.
+        R_{t+1}, as the agent learns from it: normalised where the environment normalises it.
     next_obs : (T, N, ...)
         S_{t+1}, the true successor, also at the end of an episode.
     terminated, truncated : (T, N) boolean
@@ -143,7 +174,7 @@ class Collector:
     resets : int
         k, the number of seeded resets so far.
     finished : list of (return, length)
-        Of each episode finished since the list was last cleared; returns are undiscounted.
+        Of each episode finished since the list was last cleared; returns are undiscounted and ``raw``.
     """
 
     def __init__(self, env: Env, seed: int) -> None:
@@ -161,6 +192,7 @@ class Collector:
         self.n_columns = env.num_envs if isinstance(env, VectorEnv) else 1
         self.observation_space, self.action_space = single_spaces(env)
         self._to_env = _env_action(self.action_space, vector=self.mode is not None)
+        self._normalizer = normalizers(env).get("reward")
         self._obs: Any = None
 
     def reset(self) -> None:
@@ -174,6 +206,12 @@ class Collector:
         self._return = np.zeros(self.n_columns)
         self._scalar_t, self._scalar_return = 0, 0.0
         self._resetting = np.zeros(self.n_columns, dtype=bool)
+
+    def raw(self, rewards: Any) -> Any:
+        """Rewards of the last step as they were before ``NormalizeReward``, if there is one, divided them."""
+        if self._normalizer is None:
+            return rewards
+        return rewards * np.sqrt(self._normalizer.return_rms.var + self._normalizer.epsilon)
 
     def collect(
         self, agent: Actor, request: Steps | Episodes, rng: Rng, explore: bool = True, cut: bool = False
@@ -214,7 +252,7 @@ class Collector:
             action, x = agent.act(obs, rng, explore)
             record.append((obs, x, action, *step(action)))
         if self.mode is None and len(record) == 1:
-            traj = Trajectories(*map(_row, record[0]))
+            traj = _one_step(*record[0])
         else:
             traj = Trajectories(*map(_stack, zip(*record, strict=True)))
         valid = traj.valid
@@ -254,7 +292,7 @@ class Collector:
         reward, terminated, truncated = float(reward), bool(terminated), bool(truncated)
         next_obs = self._obs = self._received(raw, reward)
         self._scalar_t += 1
-        self._scalar_return += reward
+        self._scalar_return += reward if self._normalizer is None else self.raw(reward)
         if terminated or truncated:
             self._t[0], self._return[0] = self._scalar_t, self._scalar_return
             self._finish(0)
@@ -275,7 +313,7 @@ class Collector:
         running = ~self._resetting
         valid = running & (self._left > 0)
         self._t += running
-        self._return += reward * running
+        self._return += self.raw(reward) * running
         done = (terminated | truncated) & running
         if done.any():
             if self.mode is AutoresetMode.SAME_STEP:
@@ -303,11 +341,21 @@ def _stack(items: Any) -> Any:
     return stacked if stacked.ndim > 1 else stacked[:, None]
 
 
-def _row(item: Any) -> Any:
-    # What _stack makes of one row, without a copy: the online methods' case, where stacking costs most of a step.
-    if isinstance(item, np.ndarray):
-        return item[None]
-    return _stack([item]) if isinstance(item, tuple) else np.array(item, ndmin=2)
+def _one_step(
+    obs: Array,
+    x: Inputs,
+    action: Array,
+    reward: float,
+    next_obs: Array,
+    terminated: bool,
+    truncated: bool,
+    valid: bool,
+    t: int,
+) -> Trajectories:
+    # What _stack makes of one row, without copies: the online methods' case, where stacking costs most of a step.
+    numbers = (np.array([[number]]) for number in (terminated, truncated, valid, t))
+    x = x[None] if isinstance(x, np.ndarray) else _stack([x])
+    return Trajectories(obs[None], x, action[None], np.array([[reward]]), next_obs[None], *numbers)
 
 
 def _env_action(space: spaces.Space[Any], vector: bool) -> Callable[[Array], Any]:

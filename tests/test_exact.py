@@ -1,4 +1,5 @@
-"""Finite problems solved exactly: chapter 4, and the theorems of chapter 6 that compare two policies.
+"""Finite problems solved exactly: chapter 4, the theorems of chapter 6 that compare two policies, and of chapters 7
+and 8 the fixed points of TD, compatible features and the average reward.
 
 What is expected comes from long sums, from every trajectory, from the complex step or by hand, not from the linear
 systems of the module.
@@ -7,11 +8,12 @@ systems of the module.
 import tracemalloc
 from dataclasses import replace
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import strategies as S
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 
@@ -1234,3 +1236,409 @@ def test_a_matrix_where_a_policy_is_needed_a_complex_matrix_and_a_theta_that_is_
         enumerate_trajectories(mdp, policy, theta, 2, max_rows=np.nan)
     with pytest.raises(ValueError, match="horizon 1000000000 gives at least"):
         enumerate_trajectories(mdp, policy, theta, 10**9)
+
+
+# Where TD converges
+
+
+class Features(NamedTuple):
+    """A problem with one recurrent class, features of its states, the on-policy weights and the chain, by long sums."""
+
+    mdp: TabularMDP
+    pi: np.ndarray
+    x: np.ndarray
+    d: np.ndarray
+    P: np.ndarray
+    r: np.ndarray
+    rng: np.random.Generator
+
+
+@st.composite
+def featured(draw, **kwargs):
+    p = draw(problems(**kwargs))
+    mdp, live = unichain(p.mdp), ~p.mdp.terminal
+    pi = mdp.policy_matrix(p.policy, p.theta)
+    P, r = chain(mdp, pi)
+    P = P * live * live[:, None]  # 𝒮 only
+    d = live * (long_sum(P.T, mdp.rho0) if mdp.terminal.any() else np.linalg.matrix_power(P, MANY)[0])
+    x = p.rng.normal(size=(mdp.n_states, draw(st.integers(1, int(live.sum())))))
+    return Features(mdp, pi, x, d, P, r, p.rng)
+
+
+def unichain(mdp):
+    """The problem, where it has no terminal state with a chance of 0.1 in each step to go to state 0."""
+    if mdp.terminal.any():
+        return mdp
+    R = mdp.R if mdp.R.ndim == 2 else reward(mdp)
+    return replace(mdp, P=0.9 * mdp.P + 0.1 * np.eye(mdp.n_states)[0], R=R)
+
+
+def fixed_point_equations(f, lam):
+    """A_λ and b_λ, the inverse of I − γλP as the sum of its powers."""
+    X = f.x * ~f.mdp.terminal[:, None]
+    weighted = X.T * f.d
+    A = weighted @ long_sum(f.mdp.gamma * lam * f.P, X - f.mdp.gamma * f.P @ X)
+    return A, weighted @ long_sum(f.mdp.gamma * lam * f.P, f.r)
+
+
+def values_of(f, lam):
+    """v̂ at the fixed point, and what rounding may make of it: the condition number of A and of X enter."""
+    X = f.x * ~f.mdp.terminal[:, None]
+    A, _ = fixed_point_equations(f, lam)
+    condition = np.linalg.cond(A)
+    assume(condition < 1e7)
+    w = f.mdp.td_fixed_point(f.pi, x=f.x, lam=lam)
+    return X @ w, 1e-13 * condition * (1 + np.abs(w).max()) * (1 + np.abs(X).max())
+
+
+def projection(f, u):
+    """Π u, as a least-squares fit."""
+    root = np.sqrt(f.d)[:, None]
+    X = f.x * ~f.mdp.terminal[:, None]
+    return X @ np.linalg.lstsq(root * X, root[:, 0] * u)[0]
+
+
+def norm(f, u):
+    return np.sqrt(f.d @ u**2)
+
+
+lams = st.sampled_from([0.0, 0.3, 0.9, 1.0])
+
+
+@pytest.mark.equation("7.4", "7.16")
+@theorem
+@given(featured(), lams)
+def test_td_fixed_point_solves_its_equations(f, lam):
+    A, b = fixed_point_equations(f, lam)
+    w = f.mdp.td_fixed_point(f.pi, x=f.x, lam=lam)
+    assert w.shape == (f.x.shape[1],)
+    close(A @ w, b, (1 + np.abs(w).max()) * (1 + np.abs(A).max()))
+
+
+@pytest.mark.equation("7.4")
+@theorem
+@given(featured())
+def test_td_fixed_point_is_that_of_the_projected_bellman_operator(f):
+    v_hat, slack = values_of(f, 0.0)
+    applied = f.r + f.mdp.gamma * f.P @ v_hat
+    visited = f.d > 1e-9
+    assert np.abs(projection(f, applied) - v_hat)[visited].max() <= 10 * slack
+    X = f.x * ~f.mdp.terminal[:, None]
+    for i in range(X.shape[1]):  # the Bellman error is orthogonal to every feature, state by state
+        total = sum(f.d[s] * X[s, i] * (applied - v_hat)[s] for s in range(len(X)))
+        assert abs(total) <= slack * f.d.sum()
+
+
+@pytest.mark.equation("7.4", "7.16")
+@theorem
+@given(featured(), lams)
+def test_the_mean_update_is_stable_under_on_policy_weights(f, lam):
+    A, _ = fixed_point_equations(f, lam)
+    X = f.x * ~f.mdp.terminal[:, None]
+    gamma = f.mdp.gamma
+    c = gamma * (1 - lam) / (1 - gamma * lam) if gamma * lam < 1 else 0
+    gram = X.T @ (f.d[:, None] * X)
+    slack = 1e-10 * (1 + np.abs(gram).max())
+    assert np.linalg.eigvalsh((A + A.T) / 2 - (1 - c) * gram).min() >= -slack
+    u = X @ f.rng.normal(size=X.shape[1])
+    if lam == 0:  # the identity of the proof
+        rho, p = f.d - f.P.T @ f.d, f.P.sum(axis=1)
+        assert rho.min() >= -1e-9
+        moves = (f.d[:, None] * f.P * (u[:, None] - u) ** 2).sum()
+        inner = moves + rho @ u**2 + (f.d * (1 - p)) @ u**2
+        close(u @ (f.d * (u - gamma * f.P @ u)), (1 - gamma) * norm(f, u) ** 2 + gamma / 2 * inner, 1e3)
+        if norm(f, u) > 1e-3:
+            assert u @ (f.d * (u - gamma * f.P @ u)) > 0
+
+
+@pytest.mark.equation("7.5", "7.16")
+@theorem
+@given(featured(discounted=True), lams)
+def test_error_of_td_is_within_its_bound_of_the_best_error(f, lam):
+    v_hat, slack = values_of(f, lam)
+    gamma, v = f.mdp.gamma, long_sum(f.mdp.gamma * f.P, f.r)
+    c = gamma * (1 - lam) / (1 - gamma * lam)
+    best, error = norm(f, projection(f, v) - v), norm(f, v_hat - v)
+    assert error <= best / np.sqrt(1 - c**2) + 10 * slack * f.d.sum()
+    assert error >= best - 10 * slack * f.d.sum()
+    assert 1 / np.sqrt(1 - c**2) <= 1 / np.sqrt(1 - gamma**2) + 1e-12 <= 1 / (1 - gamma) + 2e-12
+
+
+@pytest.mark.equation("7.2", "7.16")
+@theorem
+@given(featured())
+def test_with_lambda_one_the_fixed_point_is_the_projection_of_the_values(f):
+    v_hat, slack = values_of(f, 1.0)
+    v = long_sum(f.mdp.gamma * f.P, f.r)
+    assert np.abs(projection(f, v) - v_hat)[f.d > 1e-9].max() <= 100 * slack
+
+
+@pytest.mark.equation("7.16")
+@theorem
+@given(featured(), lams)
+def test_fixed_point_of_a_table_is_the_value_of_the_states_visited_and_zero_elsewhere(f, lam):
+    w = f.mdp.td_fixed_point(f.pi, x=np.eye(f.mdp.n_states), lam=lam)
+    v = f.mdp.value(f.pi)
+    common = f.d > 1e-3 * f.d.max()
+    np.testing.assert_allclose(w[common], v[common], rtol=0, atol=1e-8)
+    unvisited = f.d < 1e-12
+    assert np.abs(w[unvisited]).max(initial=0) <= 1e-12 * (1 + np.abs(w).max())
+
+
+def aliased(rng, p):
+    """Fewer features than states, and random ones in the terminal state."""
+    return rng.normal(size=(p.mdp.n_states, 2))
+
+
+@pytest.mark.equation("7.4", "7.16")
+@theorem
+@given(layers, st.sampled_from([0.0, 0.5, 1.0]))
+def test_at_the_fixed_point_the_mean_td_update_of_an_episode_is_zero(p, lam):
+    x = aliased(p.rng, p) * ~p.mdp.terminal[:, None]
+    w = p.mdp.td_fixed_point(p.policy, p.theta, x=x, lam=lam)
+    traj, probability = enumerate_trajectories(p.mdp, p.policy, p.theta, p.mdp.n_states)
+    z, total = 0, 0
+    for t in range(len(traj.obs)):
+        now, then = (x[states[t]] * traj.valid[t][:, None] for states in (traj.obs, traj.next_obs))
+        delta = traj.rewards[t] + p.mdp.gamma * then @ w - now @ w
+        z = p.mdp.gamma * lam * z + now
+        total = total + (probability * delta) @ z
+    close(total, 0, 10 * (1 + np.abs(w).max()))
+
+
+def two_state_chain(gamma):
+    """s_0 → s_1 → end with rewards 0 and 1, one action; x is 1 and 2."""
+    P = np.zeros((3, 1, 3))
+    P[[0, 1, 2], 0, [1, 2, 2]] = 1
+    return TabularMDP(P, np.array([[0.0], [1.0], [0.0]]), gamma, np.eye(3)[0]), np.array([[1.0], [2.0], [7.0]])
+
+
+@pytest.mark.equation("7.2", "7.4", "7.5", "7.16")
+@pytest.mark.parametrize(
+    ("gamma", "lam", "w", "error"),
+    [
+        (0.9, 1.0, 0.58, 0.128),
+        (0.9, 0.0, 0.625, 0.138125),
+        (1.0, 0.0, 2 / 3, 2 / 9),
+        (1.0, 0.5, 5 / 8, 13 / 64),
+        (1.0, 1.0, 3 / 5, 1 / 5),
+    ],
+)
+def test_two_state_chain_has_the_numbers_of_the_chapter(gamma, lam, w, error):
+    mdp, x = two_state_chain(gamma)
+    close(mdp.td_fixed_point(np.ones((3, 1)), x=x, lam=lam), [w])
+    v = mdp.value(np.ones((3, 1)))
+    close(v, [gamma, 1, 0])
+    close(((x[:2, 0] * w - v[:2]) ** 2).sum(), error)
+    if gamma < 1:
+        assert error <= 0.128 / (1 - gamma**2) == pytest.approx(0.674, abs=5e-4)
+
+
+def test_the_fixed_point_of_an_episodic_problem_has_undiscounted_weights():
+    mdp, x = two_state_chain(0.9)
+    weights = {gamma: mdp.visitation(np.ones((3, 1)), gamma=gamma)[:2] for gamma in (0.9, 1)}
+    A = {gamma: d @ [1 - 0.9 * 2, 4] for gamma, d in weights.items()}
+    b = {gamma: 2 * d[1] for gamma, d in weights.items()}
+    assert abs(b[1] / A[1] - b[0.9] / A[0.9]) > 1e-3
+    close(mdp.td_fixed_point(np.ones((3, 1)), x=x), [b[1] / A[1]])
+
+
+@pytest.mark.equation("7.16")
+@theorem
+@given(featured(), lams)
+def test_values_at_the_fixed_point_do_not_depend_on_how_the_features_are_written(f, lam):
+    v_hat, slack = values_of(f, lam)
+    more = np.column_stack([f.x, f.x.sum(axis=1)])
+    w = f.mdp.td_fixed_point(f.pi, x=more, lam=lam)
+    visited = f.d > 1e-9
+    assert np.abs(more @ w - v_hat)[visited].max() <= 100 * slack
+
+
+def test_fixed_point_takes_a_policy_with_its_parameters_or_the_matrix():
+    mdp, policy, theta = garnet(3, 2, 3, seed=0), SoftmaxLinear(OneHot(3), 2), np.arange(6.0)
+    x = np.array([[1, 0], [1, 1], [0, 2]])
+    close(mdp.td_fixed_point(policy, theta, x=x), mdp.td_fixed_point(mdp.policy_matrix(policy, theta), x=x))
+
+
+@pytest.mark.parametrize(
+    ("x", "lam", "message"),
+    [
+        (np.ones(4), 0, r"x must have shape \(4, d\), a row for each state, got \(4,\)"),
+        (np.ones((3, 2)), 0, r"x must have shape \(4, d\), a row for each state, got \(3, 2\)"),
+        (np.full((4, 2), np.nan), 0, "x must be finite, got nan"),
+        (np.ones((4, 2)), -0.1, r"lam must lie in \[0, 1\], got -0.1"),
+        (np.ones((4, 2)), 1.1, r"lam must lie in \[0, 1\], got 1.1"),
+        (np.ones((4, 2)), np.nan, r"lam must lie in \[0, 1\], got nan"),
+    ],
+)
+def test_bad_arguments_of_the_fixed_point_are_named(x, lam, message):
+    with pytest.raises(ValueError, match=message):
+        short_corridor().td_fixed_point(np.full((4, 2), 0.5), x=x, lam=lam)
+
+
+def test_fixed_point_needs_episodes_that_end_or_a_unique_stationary_distribution():
+    with pytest.raises(ValueError, match="must reach a terminal state from every state"):
+        short_corridor(0.9).td_fixed_point(np.tile([1.0, 0], (4, 1)), x=np.ones((4, 1)))
+    with pytest.raises(ValueError, match="one recurrent class of states, got 2"):
+        two_state().td_fixed_point(np.array([[1.0, 0], [1, 0]]), x=np.ones((2, 1)))
+
+
+# Compatible features
+
+
+def compatible_fit(p, target, d):
+    """w that minimises Σ d(s) π(a|s) (wᵀψ(s, a) − target(s, a))², and f_w(s, a)."""
+    pi, x = matrix(p), p.mdp.features(p.policy)
+    psi = np.stack([p.policy.score(p.theta, x, np.full(len(x), a)) for a in range(p.mdp.n_actions)], axis=1)
+    root = np.sqrt(d[:, None] * pi)
+    n = p.policy.n_params
+    w = np.linalg.lstsq((root[..., None] * psi).reshape(-1, n), (root * target).ravel(), rcond=1e-12)[0]
+    return w, psi @ w
+
+
+@pytest.mark.equation("8.3", "8.4")
+@theorem
+@given(problems())
+def test_a_compatible_critic_fitted_to_the_action_values_gives_the_exact_gradient(p):
+    d, q = p.mdp.visitation(p.policy, p.theta), p.mdp.action_value(p.policy, p.theta)
+    w, f = compatible_fit(p, q, d)
+    gradient = np.einsum("s,sa,san->n", d, f, d_pi(p))
+    np.testing.assert_allclose(gradient, p.mdp.gradient(p.policy, p.theta), rtol=0, atol=1e-8)
+    close((matrix(p) * f).sum(axis=1), 0, 1e3 * (1 + np.abs(f).max()))
+    # Any other minimiser too: what F does not see leaves f as it is where an episode comes.
+    scale, vectors = np.linalg.eigh(p.mdp.fisher(p.policy, p.theta))
+    null = vectors[:, scale < 1e-9 * scale.max()] @ p.rng.normal(size=(scale < 1e-9 * scale.max()).sum())
+    x = p.mdp.features(p.policy)
+    psi = np.stack([p.policy.score(p.theta, x, np.full(len(x), a)) for a in range(p.mdp.n_actions)], axis=1)
+    again = np.einsum("s,sa,san->n", d, psi @ (w + null), d_pi(p))
+    np.testing.assert_allclose(again, p.mdp.gradient(p.policy, p.theta), rtol=0, atol=1e-8)
+
+
+@pytest.mark.equation("8.3", "8.4")
+@theorem
+@given(problems())
+def test_compatible_fits_to_values_and_to_advantages_are_the_same_and_the_natural_gradient(p):
+    d, q = p.mdp.visitation(p.policy, p.theta), p.mdp.action_value(p.policy, p.theta)
+    w, f = compatible_fit(p, q, d)
+    from_advantages, g = compatible_fit(p, p.mdp.advantage(p.policy, p.theta), d)
+    size = 1e-8 * (1 + np.abs(w).max())
+    np.testing.assert_allclose(w, from_advantages, rtol=0, atol=size)
+    np.testing.assert_allclose(f, g, rtol=0, atol=size)
+    np.testing.assert_allclose(w, p.mdp.natural_gradient(p.policy, p.theta), rtol=0, atol=size)
+
+
+@pytest.mark.equation("8.3", "8.4")
+def test_compatible_critic_of_the_corridor_has_the_numbers_of_the_chapter():
+    policy = SoftmaxLinear(Constant(), 2)
+    p = S.Problem(short_corridor(), policy, np.zeros(2), None)
+    d, q = p.mdp.visitation(policy, p.theta), p.mdp.action_value(policy, p.theta)
+    w, f = compatible_fit(p, q, d)
+    close(w, [-1 / 3, 1 / 3])
+    close(f[:, 1], 1 / 3)
+    close(d[:3] @ p.mdp.advantage(policy, p.theta)[:3, 1] / d.sum(), 1 / 3)  # 1, −3 and 5 under (6, 4, 2)
+    close(np.einsum("s,sa,san->n", d, f, d_pi(p)), [-2, 2])
+    _, other = compatible_fit(p, q, (d > 0) * 1.0)  # other weights do not do
+    close(np.einsum("s,sa,san->n", d, other, d_pi(p)), [-6, 6])
+
+
+# Average reward
+
+
+@st.composite
+def continuing(draw, **kwargs):
+    p = draw(problems(episodic=False, **kwargs))
+    return p._replace(mdp=unichain(p.mdp))
+
+
+@pytest.mark.equation("8.15")
+@theorem
+@given(continuing())
+def test_average_reward_is_the_mean_over_a_long_time_from_every_state(p):
+    P, r = chain(p.mdp, matrix(p))
+    average = p.mdp.average_reward(p.policy, p.theta)
+    late = np.linalg.matrix_power(P, MANY)
+    close(late @ r, average)
+    v = p.mdp.differential_value(p.policy, p.theta)
+    T = 2**20  # Σ_{t<T} P^t r − T r(π) = v − P^T v, so that the mean is max|v| / T off
+    total, power = r, P
+    for _ in range(20):
+        total, power = total + power @ total, power @ power
+    assert np.abs(total / T - average).max() <= 2 * np.abs(v).max() / T + 1e-9
+
+
+@pytest.mark.equation("8.15")
+@theorem
+@given(continuing())
+def test_differential_values_are_the_sums_of_what_rewards_are_above_average(p):
+    P, r = chain(p.mdp, matrix(p))
+    v, average = p.mdp.differential_value(p.policy, p.theta), p.mdp.average_reward(p.policy, p.theta)
+    mu = np.linalg.matrix_power(P, MANY)[0]
+    close(v, r - average + P @ v)
+    close(mu @ v, 0)
+    close(v, long_sum(P - mu, r - average))  # P^t − 1μᵀ = (P − 1μᵀ)^t for t ≥ 1, and μᵀ(r − r̄) = 0
+
+
+@pytest.mark.equation("8.15")
+def test_a_periodic_chain_has_an_average_reward_and_differential_values():
+    P = np.zeros((3, 1, 3))
+    P[[0, 1, 2], 0, [1, 2, 0]] = 1
+    cycle = TabularMDP(P, np.array([[0.0], [3.0], [6.0]]), 0.9, np.eye(3)[0])
+    close(cycle.average_reward(np.ones((3, 1))), 3)
+    close(cycle.differential_value(np.ones((3, 1))), [-2, 1, 1])
+
+
+@pytest.mark.equation("8.15")
+@theorem
+@given(problems(episodic=True))
+def test_average_reward_of_the_chain_that_starts_again_is_the_return_by_the_length_of_an_episode(p):
+    mdp, live = p.mdp, ~p.mdp.terminal
+    step = mdp.P[np.ix_(live, range(mdp.n_actions), live)]
+    again = step + (1 - step.sum(axis=2, keepdims=True)) * mdp.rho0[live]
+    restart = TabularMDP(again, reward(mdp)[live], 0.5, mdp.rho0[live])
+    pi, length = matrix(p), (marginals(mdp, matrix(p)) @ live).sum()
+    close(restart.average_reward(pi[live]), replace(mdp, gamma=1.0).J(pi) / length)
+
+
+@pytest.mark.equation("8.16")
+@theorem
+@given(continuing())
+def test_average_reward_gradient_is_the_finite_difference(p):
+    gradient = p.mdp.average_reward_gradient(p.policy, p.theta)
+    for method in ("central", "complex"):
+        check = check_gradient(lambda theta: p.mdp.average_reward(p.policy, theta), gradient, p.theta, method=method)
+        assert check.passed, (method, check)
+
+
+@pytest.mark.equation("8.16")
+@theorem
+@given(continuing())
+def test_average_reward_gradient_is_the_stationary_sum_over_actions_with_differential_values(p):
+    P, _ = chain(p.mdp, matrix(p))
+    mu, v = np.linalg.matrix_power(P, MANY)[0], p.mdp.differential_value(p.policy, p.theta)
+    q = reward(p.mdp) - p.mdp.average_reward(p.policy, p.theta) + np.array([[t @ v for t in row] for row in p.mdp.P])
+    close((matrix(p) * q).sum(axis=1), v)
+    expected = np.einsum("s,sa,san->n", mu, q, d_pi(p))
+    close(p.mdp.average_reward_gradient(p.policy, p.theta), expected, 10)
+    new, old = pair(p)
+    mu_new = np.linalg.matrix_power(chain(p.mdp, new)[0], MANY)[0]
+    difference = p.mdp.average_reward(new) - p.mdp.average_reward(old)
+    close(difference, mu_new @ ((new - old) * q).sum(axis=1), 10)
+
+
+@pytest.mark.equation("8.15", "8.16")
+def test_two_states_have_the_average_reward_of_the_chapter():
+    policy, theta = SoftmaxLinear(OneHot(2), 2), np.zeros(4)
+    mdp = two_state(0.9)
+    close(mdp.average_reward(policy, theta), 3 / 4)
+    close(mdp.differential_value(policy, theta), [-1 / 4, 1 / 4])
+    close(mdp.average_reward_gradient(policy, theta), np.array([1, 5, -1, -5]) / 16)
+    assert mdp.average_reward(np.full((2, 2), 0.5)) == mdp.average_reward(policy, theta)
+    assert np.array_equal(two_state(0.1).differential_value(policy, theta), mdp.differential_value(policy, theta))
+
+
+@pytest.mark.equation("8.15", "8.16")
+@pytest.mark.parametrize("name", ["average_reward", "differential_value", "average_reward_gradient"])
+def test_average_reward_needs_one_recurrent_class(name):
+    stays = np.array([1e4, 1e4, -1e4, -1e4])  # a softmax that has underflowed
+    with pytest.raises(ValueError, match="one recurrent class of states, got 2"):
+        getattr(two_state(), name)(SoftmaxLinear(OneHot(2), 2), stays)

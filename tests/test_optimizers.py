@@ -1,4 +1,4 @@
-"""Ascent and Adam against transcriptions of their papers, and their state."""
+"""Ascent, Adam and RMSProp against transcriptions of their papers, their state, and clipping by the norm."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import strategies as S
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npg.optimizers import OPTIMIZERS, Adam, Ascent
+from npg.optimizers import OPTIMIZERS, Adam, Ascent, RMSProp, clip_norm
 
 EVERY_OPTIMIZER = pytest.mark.parametrize("name", OPTIMIZERS)
 
@@ -59,11 +59,84 @@ def test_the_first_step_of_adam_is_alpha_in_the_direction_of_the_sign(size, sign
     np.testing.assert_allclose(step, [0.1 * sign * size / (size + 1e-8)], rtol=1e-14)
 
 
+def mnih_et_al(theta, gradients, alpha, beta2, epsilon):
+    """RMSProp as in Mnih et al. (2016), Eq. S2 and S3, upwards: line by line and component by component."""
+    theta, m = list(theta), [0.0] * len(theta)
+    for g in gradients:
+        for i in range(len(theta)):
+            m[i] = beta2 * m[i] + (1 - beta2) * g[i] ** 2
+            theta[i] = theta[i] + alpha * g[i] / (m[i] + epsilon) ** 0.5
+    return theta
+
+
+@pytest.mark.equation("8.14")
+@pytest.mark.parametrize("settings", [{}, {"beta2": 0.5, "epsilon": 1e-3}, {"beta2": 0.0}])
+@pytest.mark.parametrize("steps", [1, 2, 30])
+def test_rmsprop_is_that_of_mnih_et_al_with_epsilon_under_the_root(steps, settings):
+    theta, g = np.array([1.0, -2.0, 0.5]), gradients(steps)
+    expected = mnih_et_al(theta, g, 0.1, **{"beta2": 0.99, "epsilon": 1e-5} | settings)
+    np.testing.assert_allclose(run(RMSProp(3, 0.1, **settings), theta, g), expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.equation("8.14")
+def test_where_gradients_are_small_epsilon_under_the_root_makes_smaller_steps():
+    optimizer, theta, g = RMSProp(1, 1.0, epsilon=1e-5), np.zeros(1), np.array([1e-3])
+    for _ in range(5000):
+        before, theta = theta, optimizer.step(theta, g)
+    assert theta - before == pytest.approx([0.30], abs=0.005)
+    assert optimizer.state()["v"] == pytest.approx([1e-6], rel=1e-12)
+
+
+@pytest.mark.equation("8.14")
+@given(st.lists(st.floats(-1e6, 1e6).map(lambda g: round(g, 6)), min_size=1, max_size=20), st.sampled_from([0.9, 0.99]))
+def test_no_component_of_rmsprop_moves_by_more_than_alpha_over_the_root_of_one_minus_beta(components, beta2):
+    optimizer, theta = RMSProp(1, 0.1, beta2), np.zeros(1)
+    for g in components:
+        before, theta = theta, optimizer.step(theta, np.array([g]))
+        assert abs(theta - before)[0] <= 0.1 / np.sqrt(1 - beta2) * (1 + 1e-12) + 1e-14
+        assert optimizer.v[0] >= (1 - beta2) * g**2
+
+
+@pytest.mark.equation("8.14")
+def test_the_state_of_rmsprop_is_its_mean_square():
+    optimizer = RMSProp(3, 0.1)
+    run(optimizer, np.zeros(3), np.ones((2, 3)))
+    assert optimizer.state().keys() == {"v"}
+    np.testing.assert_allclose(optimizer.state()["v"], 1 - 0.99**2, rtol=1e-13)
+
+
+@pytest.mark.equation("8.13")
+@given(st.integers(1, 5).flatmap(S.reals), st.sampled_from([1e-3, 0.5, 1.0, 10.0, 1e9]))
+def test_clipping_bounds_the_norm_and_keeps_the_direction(g, c):
+    before, norm = g.copy(), np.sqrt(sum(part**2 for part in g))
+    clipped = clip_norm(g, c)
+    np.testing.assert_array_equal(g, before)
+    if norm <= c * (1 - 1e-12):
+        np.testing.assert_array_equal(clipped, g)
+    else:
+        np.testing.assert_allclose(clipped, g / norm * min(norm, c), rtol=1e-12)
+
+
+@pytest.mark.equation("8.13")
+@pytest.mark.parametrize("c", [1e-3, 0.5, 10.0, 1e300])
+def test_clipping_leaves_zero_at_zero(c):
+    np.testing.assert_array_equal(clip_norm(np.zeros(3), c), np.zeros(3))
+    np.testing.assert_allclose(clip_norm(np.array([0.0, 1e-150]), c), [0, 1e-150])
+
+
+@pytest.mark.equation("8.13")
+def test_the_mean_of_clipped_gradients_may_point_the_other_way():
+    mean = 0.1 * np.array([10.0]) + 0.9 * np.array([-0.5])
+    clipped = 0.1 * clip_norm(np.array([10.0]), 0.5) + 0.9 * clip_norm(np.array([-0.5]), 0.5)
+    assert mean == pytest.approx([0.55])
+    assert clipped == pytest.approx([-0.4])
+
+
 @EVERY_OPTIMIZER
 def test_a_step_goes_up(name):
     theta = np.array([3.0, -4.0])
     for _ in range(20):
-        before, theta = theta, OPTIMIZERS[name](2, 0.1).step(theta, -2 * theta)  # of J = −‖θ‖²
+        before, theta = theta, OPTIMIZERS[name](2, 0.01).step(theta, -2 * theta)  # of J = −‖θ‖²
         assert theta @ theta < before @ before
 
 
