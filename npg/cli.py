@@ -15,7 +15,7 @@ from . import __version__, equations
 from ._checks import at_least
 from ._typing import Array
 from .algorithms import ALGORITHMS
-from .envs import make_env, make_vec
+from .envs import make_env, make_vec, normalized
 from .features import KINDS
 from .gradcheck import run_cases
 from .presets import PRESETS, make_agent, preset
@@ -86,7 +86,8 @@ def _new_directory(algorithm: str, env_id: str, seed: int) -> Path:
 def _train(args: argparse.Namespace) -> int:
     if args.resume:
         given = {"ALGORITHM": args.algorithm, "--seed": args.seed, "--set": args.set or None, "--out": args.out}
-        for name, value in (given | {"--num-envs": args.num_envs}).items():
+        given |= {"--num-envs": args.num_envs, "--normalize-observations": args.normalize_observations or None}
+        for name, value in (given | {"--normalize-rewards": args.normalize_rewards or None}).items():
             if value is not None:
                 raise ValueError(f"--resume goes on as the run began; {name} cannot be given with it")
         run = Run(args.resume)
@@ -103,7 +104,10 @@ def _train(args: argparse.Namespace) -> int:
         num_envs = defaults.num_envs if args.num_envs is None else args.num_envs
         at_least("--num-envs", num_envs, 0)
         env = make_vec(args.env, num_envs) if num_envs else make_env(args.env)
+        if args.normalize_observations:
+            env = normalized(env)
         agent = make_agent(args.algorithm, env, **_settings(args.set))
+        env = normalized(env, False, args.normalize_rewards, getattr(agent, "gamma", 0.99))
         seed, done = args.seed or 0, 0
         steps = defaults.steps if args.steps is None else args.steps
         at_least("seed", seed, 0)
@@ -194,6 +198,12 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting; VALUE is JSON or a word"
     )
+    p.add_argument(
+        "--normalize-observations",
+        action="store_true",
+        help="to mean 0 and variance 1; features then need a scale in standard deviations, as in --set scale=1",
+    )
+    p.add_argument("--normalize-rewards", action="store_true", help="by the deviation of their discounted sum")
     p.add_argument("--out", metavar="DIR", help="run directory, runs/… by default")
     p.add_argument("--resume", metavar="DIR", help="go on with a run")
     p.add_argument("--sample", action="store_true", help="evaluate with sampled actions instead of the most probable")

@@ -11,7 +11,8 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ from . import __version__
 from ._checks import at_least
 from ._typing import Array
 from .algorithms import Agent
-from .envs import make_env, make_vec
+from .envs import make_env, make_vec, normalized
 from .presets import make_agent
-from .rollout import Collector, DivergenceError, Env, Episodes, Steps
+from .rollout import Collector, DivergenceError, Env, Episodes, Steps, normalizers
 
 Row = dict[str, float]
 Callback = Callable[[Row], None]
@@ -199,20 +200,29 @@ class Run:
             return int(arrays["count.steps"])
 
     def make_env(self) -> Env:
-        """The environment that the run was trained on."""
+        """The environment that the run was trained on; ``make_agent`` sets the statistics of its normalisation."""
         env = self.config["env"]
         if env["id"] is None or env["wrappers"]:
             raise ValueError(
                 f"{self.path} was trained on an unregistered or wrapped environment; use npg.evaluate in Python"
             )
         kwargs, num_envs = env["kwargs"], env["num_envs"]
-        return make_vec(env["id"], num_envs, **kwargs) if num_envs else make_env(env["id"], **kwargs)
+        made = make_vec(env["id"], num_envs, **kwargs) if num_envs else make_env(env["id"], **kwargs)
+        return normalized(made, **env["normalize"]) if "normalize" in env else made
 
     def make_agent(self, env: Env) -> Agent:
-        """The agent as the last checkpoint has it."""
+        """The agent as the last checkpoint has it; so are then the statistics by which ``env`` normalises.
+
+        Raises
+        ------
+        ValueError
+            If the checkpoint is missing or damaged, or ``env`` does not normalise what it did in training.
+        """
         agent = self.new_agent(env)
         agent.init(np.random.default_rng(0))
-        agent.load_state(_prefixed(self.load(), "agent."))
+        arrays = self.load()
+        agent.load_state(_prefixed(arrays, "agent."))
+        _load_statistics(env, _prefixed(arrays, "env."))
         return agent
 
 
@@ -240,16 +250,71 @@ def _write(path: Path, data: bytes) -> None:
         raise
 
 
+def _where_statistics_are(env: Env) -> dict[str, tuple[Any, str]]:
+    """Owner and attribute of all that the ``normalizers`` of ``env`` have gathered, by dotted name."""
+    found: dict[str, tuple[Any, str]] = {}
+    for name, wrapper in normalizers(env).items():
+        running = wrapper.obs_rms if name == "observation" else wrapper.return_rms
+        found |= {f"{name}.{attribute}": (running, attribute) for attribute in ("mean", "var", "count")}
+        if name == "reward":
+            attribute = "accumulated_reward" if isinstance(wrapper, VectorEnv) else "discounted_reward"
+            found["reward.accumulated"] = wrapper, attribute
+    return found
+
+
+def _statistics(env: Env) -> dict[str, Array]:
+    return {name: np.array(getattr(*where)) for name, where in _where_statistics_are(env).items()}
+
+
+def _load_statistics(env: Env, statistics: dict[str, Array]) -> None:
+    own = {name: array.shape for name, array in _statistics(env).items()}
+    given = {name: array.shape for name, array in statistics.items()}
+    if own != given:
+        raise ValueError(f"env must be normalised by statistics of shapes {given}, as in training, got {own}")
+    for name, where in _where_statistics_are(env).items():
+        setattr(*where, statistics[name])
+
+
+def _begin_statistics(env: Env) -> None:
+    # As Gymnasium begins them, but in float64 whatever the observations are.
+    initial = {"mean": 0.0, "var": 1.0, "count": 1e-4, "accumulated": 0.0}
+    shapes = {name: array.shape for name, array in _statistics(env).items()}
+    _load_statistics(env, {name: np.full(shape, initial[name.partition(".")[2]]) for name, shape in shapes.items()})
+
+
+@contextmanager
+def _frozen_statistics(env: Env) -> Iterator[None]:
+    wrappers, before = normalizers(env).values(), _statistics(env)
+    updated = [wrapper.update_running_mean for wrapper in wrappers]
+    try:
+        for wrapper in wrappers:
+            wrapper.update_running_mean = False
+        yield
+    finally:
+        for wrapper, update in zip(wrappers, updated, strict=True):
+            wrapper.update_running_mean = update
+        _load_statistics(env, before)  # the discounted sum of rewards goes on even where the rest is frozen
+
+
 def _env_config(env: Env) -> dict[str, Any]:
     num_envs = env.num_envs if isinstance(env, VectorEnv) else 0
-    wrappers = [type(env).__name__] if isinstance(env, VectorWrapper) else []
-    if env.spec is None:
-        return {"id": None, "num_envs": num_envs, "kwargs": {}, "wrappers": wrappers}
-    kwargs = {name: value for name, value in env.spec.kwargs.items() if name != "num_envs"}
-    if env.spec.max_episode_steps is not None:
-        kwargs["max_episode_steps"] = env.spec.max_episode_steps
-    wrappers += [wrapper.name for wrapper in env.spec.additional_wrappers]
-    return {"id": env.spec.id, "num_envs": num_envs, "kwargs": kwargs, "wrappers": wrappers}
+    config: dict[str, Any] = {"id": None, "num_envs": num_envs, "kwargs": {}}
+    wrappers, inner = [], env
+    while isinstance(inner, VectorWrapper):
+        wrappers.append(type(inner).__name__)
+        inner = inner.env
+    if env.spec is not None:
+        config |= {"id": env.spec.id, "kwargs": {k: v for k, v in env.spec.kwargs.items() if k != "num_envs"}}
+        if env.spec.max_episode_steps is not None:
+            config["kwargs"]["max_episode_steps"] = env.spec.max_episode_steps
+        wrappers += [wrapper.name for wrapper in env.spec.additional_wrappers]
+    normalizing = normalizers(env)
+    if normalizing:
+        gamma = normalizing["reward"].gamma if "reward" in normalizing else 0.99
+        config["normalize"] = {f"{name}s": name in normalizing for name in ("observation", "reward")} | {"gamma": gamma}
+        if all(wrapper.epsilon == 1e-8 for wrapper in normalizing.values()):  # as ``normalized`` makes them again
+            wrappers = [name for name in wrappers if name not in ("NormalizeObservation", "NormalizeReward")]
+    return config | {"wrappers": wrappers}
 
 
 def _versions() -> dict[str, str]:
@@ -283,6 +348,7 @@ def train(
     agent : Agent
         Initialised here from ``seed``.
     env : gymnasium.Env or gymnasium.vector.VectorEnv
+        The statistics of its normalisation (``npg.envs.normalized``), if there is one, begin anew.
     steps : int
         Environment steps, summed over parallel environments; the last collection may go beyond.
     seed : int
@@ -324,6 +390,9 @@ def train(
         record_every = run.config["record_every"] if record_every is None else record_every
         checkpoint_every = run.config["checkpoint_every"] if checkpoint_every is None else checkpoint_every
     collector = Collector(env, int(seed))
+    columns = getattr(agent, "columns", collector.n_columns)
+    if columns != collector.n_columns:
+        raise ValueError(f"columns must be {collector.n_columns}, the number of parallel environments, got {columns}")
     record_every = max(steps // 50, 1) if record_every is None else record_every
     checkpoint_every = 2000 * collector.n_columns if checkpoint_every is None else checkpoint_every
     at_least("record_every", record_every, 1)
@@ -336,11 +405,13 @@ def train(
     counts |= {"record": record_every, "checkpoint": checkpoint_every}  # when the next ones are due
     history = History([])
     agent.init(rng_init)
+    _begin_statistics(env)
     seconds = 0.0
 
     def checkpoint(state: dict[str, Array]) -> None:
         if run:
             arrays = {f"agent.{name}": a for name, a in state.items()}
+            arrays |= {f"env.{name}": a for name, a in _statistics(env).items()}
             arrays |= {f"count.{name}": np.array(n) for name, n in counts.items()}
             states = {name: generator.state for name, generator in generators.items()}
             run.save(arrays | {"rng": np.array(json.dumps(states))})
@@ -360,6 +431,7 @@ def train(
         run.check_same(config)
         arrays = run.load()
         agent.load_state(_prefixed(arrays, "agent."))
+        _load_statistics(env, _prefixed(arrays, "env."))
         counts = {name: int(n) for name, n in _prefixed(arrays, "count.").items()}
         for name, state in json.loads(str(arrays["rng"])).items():
             generators[name].state = state
@@ -379,8 +451,10 @@ def train(
             while counts["steps"] < steps:
                 request, due = agent.collect, min(counts["record"], steps)
                 online = isinstance(request, Steps)
-                save = not online or due >= min(counts["checkpoint"], steps)
-                cut = online and save and counts["steps"] + request.n * collector.n_columns >= due
+                reach = counts["steps"] + online * request.n * collector.n_columns
+                # A collection may be longer than the distance of records.
+                save = not online or max(due, reach) >= min(counts["checkpoint"], steps)
+                cut = online and save and reach >= due
                 try:
                     traj = collector.collect(agent, request, rng_act, cut=cut)
                     diagnostics = agent.update(traj, rng_update)
@@ -391,7 +465,7 @@ def train(
                 if not (cut or counts["steps"] >= due):
                     continue
                 state = agent.state()
-                _check_finite(state, counts["steps"], diagnostics)
+                _check_finite(state | _statistics(env), counts["steps"], diagnostics)
                 counts["episodes"] += len(collector.finished)
                 row = _row(counts, collector.finished, time.perf_counter() - started, diagnostics)
                 history.rows.append(row)
@@ -433,6 +507,9 @@ def _check_finite(state: dict[str, Array], step: int, diagnostics: Row) -> None:
 def evaluate(agent: Agent, env: Env, episodes: int = 100, seed: int = 0, deterministic: bool = True) -> Array:
     """Undiscounted returns of whole episodes; nothing is learned.
 
+    An environment that normalises does it by the statistics that it has, and has the same ones afterwards; the
+    returns are those of the rewards before they are normalised.
+
     Parameters
     ----------
     agent : Agent
@@ -453,5 +530,7 @@ def evaluate(agent: Agent, env: Env, episodes: int = 100, seed: int = 0, determi
     sequence = np.random.SeedSequence(seed, spawn_key=(4,))
     collector = Collector(env, int(sequence.generate_state(1, np.uint64)[0]))
     rng = np.random.default_rng(sequence)
-    traj = collector.collect(agent, Episodes(episodes), rng, explore=not deterministic)
-    return traj.episode_returns()[:episodes]
+    with _frozen_statistics(env):
+        traj = collector.collect(agent, Episodes(episodes), rng, explore=not deterministic)
+    returns: Array = collector.raw(traj.episode_returns()[:episodes])
+    return returns

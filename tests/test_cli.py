@@ -12,6 +12,7 @@ import subprocess
 import sys
 import termios
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import gymnasium
@@ -22,9 +23,10 @@ from toy import Toy, Walk, contents
 
 import npg
 from npg import cli
-from npg.algorithms import ALGORITHMS
+from npg.algorithms import ALGORITHMS, Agent
 from npg.envs.mdps import short_corridor
 from npg.presets import PRESETS
+from npg.rollout import normalizers
 from npg.training import Run
 
 SUMMARY = re.compile(r"mean return -?\d+\.\d\d \(std \d+\.\d\d, (\d+) episodes\)")
@@ -496,7 +498,10 @@ def test_a_directory_that_cannot_be_written_is_named(npg_):
 
 @pytest.mark.parametrize(
     "options",
-    [["--seed", 1], ["--seed", 0], ["--set", "gamma=1"], ["--out", "other"], ["--num-envs", 2], ["--num-envs", 0]],
+    [
+        *(["--seed", 1], ["--seed", 0], ["--set", "gamma=1"], ["--out", "other"], ["--num-envs", 2], ["--num-envs", 0]),
+        *(["--normalize-observations"], ["--normalize-rewards"]),
+    ],
     ids=str,
 )
 def test_a_resumed_run_takes_nothing_but_steps(options, finished, npg_):
@@ -688,3 +693,75 @@ def test_reinforce_does_not_learn_the_short_corridor_without_its_rewards(right_a
     # It begins at −82 and wanders.
     assert exact.mean() < OPTIMUM - 30
     assert np.median(exact) < OPTIMUM - 10
+
+
+NORMALIZE = ["--normalize-observations", "--normalize-rewards"]
+
+
+@pytest.mark.parametrize("num_envs", [0, 2])
+def test_a_normalised_run_is_resumed_and_evaluated_by_its_own_statistics(num_envs, npg_):
+    command = ["train", "reinforce", "CartPole-v1", *NORMALIZE, "--num-envs", num_envs, "--set", "scale=1"]
+    command += ["--set", "gamma=0.9", "--set", "alpha=0.05"]
+    _, trained, _ = npg_(*command, "--steps", 3000, "--out", "run")
+    assert config("run")["env"]["normalize"] == {"observations": True, "rewards": True, "gamma": 0.9}
+    run = Run("run")
+    env = run.make_env()
+    agent = run.make_agent(env)
+    assert normalizers(env)["observation"].obs_rms.count > 3000
+    returns = npg.evaluate(agent, env)
+    assert returns == pytest.approx(np.rint(returns), rel=1e-12)  # CartPole pays 1 at each step
+    for out in (trained, npg_("evaluate", "run")[1]):
+        assert out.splitlines()[-1] == f"mean return {returns.mean():.2f} (std {returns.std():.2f}, 100 episodes)"
+    assert npg_("train", "--resume", "run", "--steps", 6000)[0] == 0
+    npg_(*command, "--steps", 6000, "--out", "whole")
+    assert Run("run").load()["env.observation.count"] > 6000
+    # The records are at other steps, but an episodic method is the same whenever it is looked at.
+    for name, array in Run("whole").load().items():
+        if name.startswith("agent.") or name.startswith("env."):
+            np.testing.assert_array_equal(Run("run").load()[name], array)
+
+
+@pytest.mark.parametrize(("option", "what"), zip(NORMALIZE, ["observations", "rewards"], strict=True))
+def test_each_option_normalises_one_thing(option, what, npg_):
+    assert npg_("train", "reinforce", "MountainCar-v0", option, *QUICK, "--set", "scale=1", "--out", "run")[0] == 0
+    normalize = config("run")["env"]["normalize"]
+    assert {name: normalize[name] for name in ("observations", "rewards")} == {
+        name: name == what for name in ("observations", "rewards")
+    }
+    assert npg_("train", "reinforce", "MountainCar-v0", *QUICK, "--out", "plain")[0] == 0
+    assert "normalize" not in config("plain")["env"]
+
+
+@dataclass
+class Still(Agent):
+    """It learns nothing and discounts nothing."""
+
+    @property
+    def collect(self):
+        return npg.Steps(1)
+
+    def update(self, traj, rng):
+        return {}
+
+
+@pytest.mark.parametrize(("algorithm", "gamma"), [("toy", 0.9), ("still", 0.99)])
+def test_the_gamma_of_normalised_rewards_is_that_of_the_agent_if_it_has_one(
+    algorithm, gamma, npg_, register, monkeypatch
+):
+    monkeypatch.setitem(ALGORITHMS, algorithm, {"toy": Toy, "still": Still}[algorithm])
+    register("Walk-v0", Walk, max_episode_steps=12)
+    assert npg_("train", algorithm, "Walk-v0", "--normalize-rewards", "--steps", 20, "--out", "run")[0] == 0
+    assert config("run")["env"]["normalize"] == {"observations": False, "rewards": True, "gamma": gamma}
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
+def test_normalised_observations_need_a_scale_of_their_own_and_not_that_of_the_preset(env_id, npg_):
+    command = ["train", "reinforce", env_id, "--normalize-observations", *QUICK]
+    assert_refused(npg_(*command), "infinite bounds", "give scale")
+    assert npg_(*command, "--set", "scale=1", "--out", "run")[0] == 0
+    assert config("run")["agent"]["features"]["scale"] == 1
+
+
+def test_discrete_observations_are_not_normalised(npg_):
+    result = npg_("train", "reinforce", "FrozenLake-v1", "--normalize-observations")
+    assert_refused(result, "observation space must be Box to be normalised, got Discrete(16)")

@@ -5,14 +5,15 @@ import json
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium import wrappers
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.utils.env_checker import check_env
-from gymnasium.vector import SyncVectorEnv, VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from toy import contents
 
 import npg
 from npg import make_vec
-from npg.envs import DEFAULT_TIME_LIMIT, make_env, mdps
+from npg.envs import DEFAULT_TIME_LIMIT, make_env, mdps, normalized
 from npg.envs.lqr import LQR, LQREnv
 from npg.envs.tabular import TabularEnv, TabularVectorEnv
 from npg.training import Run
@@ -242,3 +243,74 @@ def test_a_run_on_an_lqr_is_rebuilt_from_its_matrices(tmp_path):
     for name, value in kwargs.items():
         np.testing.assert_array_equal(getattr(again.envs[0].unwrapped.lqr, name), value)
     npg.train(Run(tmp_path / "run").new_agent(again), again, steps=400, out=tmp_path / "run", resume=True)
+
+
+# Normalisation
+
+SCALAR_OR_VECTOR = pytest.mark.parametrize(
+    ("make", "theirs"), [(make_env, wrappers), (lambda env_id: make_vec(env_id, 3), wrappers.vector)]
+)
+
+
+@pytest.mark.parametrize("rewards", [True, False])
+@pytest.mark.parametrize("observations", [True, False])
+@SCALAR_OR_VECTOR
+def test_what_is_asked_is_normalised_by_the_wrapper_of_gymnasium_and_nothing_else(make, theirs, observations, rewards):
+    env = make("Pendulum-v1")
+    wrapped = normalized(env, observations, rewards, gamma=0.8)
+    kinds = []
+    while wrapped is not env:
+        kinds.append(type(wrapped))
+        assert not rewards or getattr(wrapped, "gamma", 0.8) == 0.8
+        wrapped = wrapped.env
+    assert kinds == [theirs.NormalizeReward] * rewards + [theirs.NormalizeObservation] * observations
+
+
+@SCALAR_OR_VECTOR
+def test_observations_alone_are_normalised_by_default(make, theirs):
+    assert type(normalized(make("Pendulum-v1"))) is theirs.NormalizeObservation
+    assert normalized(make("Pendulum-v1"), False, True).gamma == 0.99
+
+
+@SCALAR_OR_VECTOR
+def test_the_statistics_are_those_of_every_observation_so_far(make, theirs):
+    env = normalized(make("MountainCar-v0"))
+    env.action_space.seed(0)
+    seen = []
+
+    def see(obs):
+        seen.append(np.atleast_2d(obs * np.sqrt(env.obs_rms.var + env.epsilon) + env.obs_rms.mean))
+
+    see(env.reset(seed=0)[0])
+    for _ in range(300):
+        obs, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        see(obs)
+        if not isinstance(env, VectorEnv) and (terminated or truncated):
+            see(env.reset()[0])
+    # Gymnasium begins with the weight 1e-4 on (0, 1); observations are in float32.
+    seen = np.concatenate(seen)
+    np.testing.assert_allclose(env.obs_rms.mean, seen.mean(axis=0), rtol=1e-3)
+    np.testing.assert_allclose(env.obs_rms.var, seen.var(axis=0), rtol=1e-2)
+
+
+@pytest.mark.parametrize(("observations", "rewards"), [(True, False), (False, True)])
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED, None])
+def test_a_vector_environment_of_another_autoreset_mode_is_refused(mode, observations, rewards):
+    env = make_vec("Acrobot-v1", 2)
+    env.metadata = {"autoreset_mode": mode}
+    with pytest.raises(ValueError, match=f"env must be of autoreset mode NEXT_STEP to be normalised, got {mode}"):
+        normalized(env, observations, rewards)
+    assert normalized(env, False, False) is env
+
+
+@pytest.mark.parametrize("make", [make_env, lambda env_id: make_vec(env_id, 2)])
+def test_discrete_observations_are_refused_but_their_rewards_are_not(make):
+    with pytest.raises(TypeError, match=r"observation space must be Box to be normalised, got Discrete\(16\)"):
+        normalized(make("FrozenLake-v1"))
+    normalized(make("FrozenLake-v1"), observations=False, rewards=True)
+
+
+@pytest.mark.parametrize("gamma", [-0.1, 1.1, np.nan, "0.9", None, True])
+def test_a_bad_gamma_of_the_rewards_is_refused(gamma):
+    with pytest.raises(ValueError, match=r"gamma must be a number in \[0, 1\], got"):
+        normalized(make_env("CartPole-v1"), rewards=True, gamma=gamma)

@@ -20,14 +20,14 @@ from encoding_env import (
     make,
     reward_of,
 )
-from gymnasium import spaces
-from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorWrapper
+from gymnasium import spaces, wrappers
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv, VectorWrapper
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
 import npg
-from npg.rollout import Collector, DivergenceError, Episodes, Steps, Trajectories
+from npg.rollout import Collector, DivergenceError, Episodes, Steps, Trajectories, normalizers
 
 NEXT_STEP, SAME_STEP, DISABLED = MODES
 LAYOUTS = [("scalar", 1), *((mode, n) for mode in MODES for n in (1, 3))]
@@ -606,3 +606,98 @@ def test_flags_become_boolean_and_actions_of_an_integer_box_are_rounded():
     assert traj.terminated.dtype == traj.truncated.dtype == bool
     assert env.action.dtype == np.int64
     assert env.action.tolist() == [3]
+
+
+# Normalised observations and rewards
+
+
+def given_by(env):
+    """``env`` in a wrapper of its own kind, and the list of the (observation, reward) of its steps."""
+    given = []
+
+    class Listener(VectorWrapper if isinstance(env, VectorEnv) else gymnasium.Wrapper):
+        def step(self, action):
+            result = super().step(action)
+            given.append(result[:2])
+            return result
+
+    return Listener(env), given
+
+
+def gymnasiums(env):
+    return wrappers.vector if isinstance(env, VectorEnv) else wrappers
+
+
+@pytest.mark.parametrize(("kind", "n"), LAYOUTS)
+@given(data=st.data(), gamma=st.sampled_from([0.0, 0.9, 1.0]))
+def test_finished_returns_are_of_the_rewards_before_they_are_normalised_and_the_record_is_of_those_after(
+    kind, n, data, gamma
+):
+    collector, agent, forecast = data.draw(cases(kind, n))
+    inner = collector.env
+    env, given = given_by(gymnasiums(inner).NormalizeReward(inner, gamma=gamma))
+    collector = Collector(env, collector.seed)
+    for request in (Steps(9), Episodes(4)):
+        given.clear()
+        actual, expected = fields(collect(collector, agent, request)), forecast.collect(request)
+        rewards = np.array([reward for _, reward in given]).reshape(actual["rewards"].shape)
+        assert_array_equal(actual.pop("rewards"), rewards * expected["valid"])
+        expected.pop("rewards")
+        for name, value in expected.items():
+            assert_array_equal(actual[name], value, strict=True, err_msg=name)
+    # A division, a root and a product are a few roundings for each of at most 13 positive rewards.
+    assert_allclose(sorted(collector.finished), sorted(forecast.finished), rtol=1e-13)
+
+
+@pytest.mark.parametrize("kind", ["scalar", NEXT_STEP])
+def test_rewards_are_divided_by_the_deviation_at_that_step_and_not_at_a_later_one(kind):
+    scripts = [[Episode(1), Episode(30)]]
+    env = make(kind, scripts)
+    collector = Collector(gymnasiums(env).NormalizeReward(env), 0)
+    traj = collect(collector, request=Episodes(2))
+    raw = collect(collector_of(kind, scripts), request=Episodes(2)).rewards
+    factors = (traj.rewards / np.where(traj.valid, raw, 1))[traj.valid]
+    assert factors.max() > 10 * factors.min()
+    assert_allclose([total for total, _ in collector.finished], [raw[0, 0], raw[1:].sum()], rtol=1e-13)
+
+
+@pytest.mark.parametrize("kind", ["scalar", NEXT_STEP])
+def test_normalised_observations_are_recorded_as_the_agent_saw_them(kind):
+    env = make(kind, SCRIPTS)
+    env, given = given_by(gymnasiums(env).NormalizeObservation(env))
+    traj = collect(Collector(env, 0), RandomAgentOf(env), Steps(12))
+    obs = np.array([obs for obs, _ in given]).reshape(traj.next_obs.shape)
+    assert_array_equal(traj.next_obs[traj.valid], obs[traj.valid])
+    assert_array_equal(traj.x, traj.obs)
+    assert traj.obs.dtype == np.float32
+
+
+class RandomAgentOf:
+    """Random actions on the observations as features."""
+
+    def __init__(self, env):
+        self.space = npg.rollout.single_spaces(env)[1]
+
+    def act(self, obs, rng, explore=True):
+        return rng.normal(size=(len(obs), *self.space.shape)), obs.copy()
+
+
+@pytest.mark.parametrize("kind", ["scalar", NEXT_STEP])
+def test_normalizers_are_found_among_other_wrappers(kind):
+    env = make(kind, SCRIPTS)
+    theirs = gymnasiums(env)
+    assert normalizers(env) == {}
+    assert normalizers(given_by(env)[0]) == {}
+    rewards = theirs.NormalizeReward(given_by(env)[0])
+    assert normalizers(rewards) == {"reward": rewards}
+    observations = theirs.NormalizeObservation(given_by(rewards)[0])
+    assert normalizers(given_by(observations)[0]) == {"reward": rewards, "observation": observations}
+
+
+@pytest.mark.parametrize("name", ["NormalizeObservation", "NormalizeReward"])
+@pytest.mark.parametrize("kind", ["scalar", NEXT_STEP])
+def test_what_is_normalised_twice_is_refused(kind, name):
+    env = make(kind, SCRIPTS)
+    wrapper = getattr(gymnasiums(env), name)
+    with pytest.raises(ValueError, match=f"{name.removeprefix('Normalize').lower()}s of env must be normalised once"):
+        Collector(wrapper(wrapper(env)), 0)

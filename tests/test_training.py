@@ -10,15 +10,15 @@ from itertools import pairwise
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import Toy, Walk, contents, raises_at, walks, without_seconds
 
 import npg
-from npg.envs import DEFAULT_TIME_LIMIT
+from npg.envs import DEFAULT_TIME_LIMIT, normalized
 from npg.optimizers import Adam
-from npg.rollout import single_spaces
+from npg.rollout import normalizers, single_spaces
 from npg.training import Run
 
 STEPS, RECORD_EVERY, SEED = 150, 20, 3
@@ -45,6 +45,47 @@ CASES = {
     for mode in AutoresetMode
 }
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+class Measured(gymnasium.ObservationWrapper):
+    """The walk, observed by numbers of unlike sizes that need to be normalised."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+
+    def observation(self, s):
+        return np.array([100 + 2 * s, s * s / 50], dtype=np.float32)
+
+
+def measured(n: int = 0, *fault, **settings):
+    """A measured walk, or n of them as a vector, normalised."""
+    if not n:
+        return normalized(Measured(Walk(*fault)), **settings)
+    walks = [lambda f=f: Measured(Walk(*f)) for f in [fault] + [()] * (n - 1)]
+    return normalized(SyncVectorEnv(walks), **settings)
+
+
+def measured_toy(env, **settings) -> Toy:
+    space, actions = single_spaces(env)
+    policy = npg.make_policy(space, actions, npg.features.Affine(space, scale=1.0))
+    return Toy(policy, columns=getattr(env, "num_envs", 1), **settings)
+
+
+def measured_reinforce(env, **settings):
+    return npg.make_agent("reinforce", env, scale=1.0, episodes=4, **settings)
+
+
+BOTH = {"observations": True, "rewards": True, "gamma": 0.9}
+NORMALIZED = {
+    f"{name}, {'vector' if n else 'scalar'}, normalised": (make, lambda *fault, n=n: measured(n, *fault, **BOTH))
+    for name, make in (
+        ("reinforce", measured_reinforce),
+        ("toy, Steps(1)", measured_toy),
+        ("toy, Steps(5)", lambda env: measured_toy(env, n=5)),
+    )
+    for n in (0, 3)
+}
+every_and_normalized_case = pytest.mark.parametrize("case", (CASES | NORMALIZED).values(), ids=CASES | NORMALIZED)
+every_normalized_case = pytest.mark.parametrize("case", NORMALIZED.values(), ids=NORMALIZED)
 ONLINE, EPISODIC = CASES["toy, Steps(1), scalar"], CASES["reinforce, scalar"]
 
 
@@ -75,6 +116,7 @@ def run(
 
 
 def first(env) -> Walk:
+    env = env.unwrapped
     return env.envs[0].unwrapped if isinstance(env, VectorEnv) else env
 
 
@@ -99,7 +141,7 @@ def assert_seed_decides(once) -> None:
     assert rows != other_rows
 
 
-@every_case
+@every_and_normalized_case
 def test_same_seed_gives_the_same_bytes_and_metrics_and_another_seed_does_not(case, tmp_path):
     def once(name, seed):
         run(case, tmp_path / name, seed=seed)
@@ -122,7 +164,7 @@ def test_reinforce_on_gymnasium_environments_depends_on_the_seed_alone(make_env,
     assert_seed_decides(once)
 
 
-@every_case
+@every_and_normalized_case
 def test_writing_files_and_reporting_do_not_change_what_is_learned(case, tmp_path):
     make_agent, make_env = case
     env, rows = make_env(), []
@@ -144,7 +186,7 @@ def test_writing_files_and_reporting_do_not_change_what_is_learned(case, tmp_pat
         np.testing.assert_array_equal(arrays[f"agent.{name}"], array, strict=True)
 
 
-@every_case
+@every_and_normalized_case
 def test_a_run_that_stops_at_any_step_and_is_resumed_ends_as_if_it_had_not_stopped(case, tmp_path, fast_disk):
     env = case[1]()
     run(case, tmp_path / "whole", env=env)
@@ -168,7 +210,7 @@ def test_a_run_that_stops_again_and_again_ends_as_if_it_had_not_stopped(tmp_path
     assert contents(out) == contents(tmp_path / "whole")
 
 
-@every_case
+@every_and_normalized_case
 def test_a_prolonged_run_is_the_longer_run(case, tmp_path, fast_disk):
     run(case, tmp_path / "long", steps=8 * RECORD_EVERY)
     run(case, tmp_path / "prolonged", steps=4 * RECORD_EVERY)
@@ -885,3 +927,248 @@ def test_an_untrained_agent_says_so():
     env = Walk()
     with pytest.raises(AttributeError, match=r"no attribute 'theta' yet: train the agent"):
         npg.evaluate(toy(env), env, 1)
+
+
+@pytest.mark.parametrize("record_every", [1, 7, 40, 1000])
+@pytest.mark.parametrize(("n", "columns"), [(1, 1), (1, 3), (5, 1), (5, 3)])
+def test_the_end_of_a_run_is_saved_however_long_a_collection_is(n, columns, record_every, tmp_path):
+    case = (lambda env: toy(env, n=n), lambda: walks(columns) if columns > 1 else Walk())
+    history = run(case, tmp_path, steps=61, record_every=record_every, checkpoint_every=1000)
+    assert Run(tmp_path).saved_steps() == history["steps"][-1] >= 61
+
+
+# Normalised observations and rewards
+
+
+def statistics(env) -> dict:
+    """What Gymnasium's wrappers have gathered, as copies, by its name in a checkpoint."""
+    observations, rewards = (normalizers(env).get(name) for name in ("observation", "reward"))
+    parts = {}
+    for name, running in (
+        ("observation", observations and observations.obs_rms),
+        ("reward", rewards and rewards.return_rms),
+    ):
+        if running:
+            parts |= {f"env.{name}.mean": running.mean, f"env.{name}.var": running.var}
+            parts[f"env.{name}.count"] = running.count
+    if rewards:
+        vector = isinstance(env, VectorEnv)
+        parts["env.reward.accumulated"] = rewards.accumulated_reward if vector else rewards.discounted_reward
+    return {name: np.array(part) for name, part in parts.items()}
+
+
+@pytest.mark.parametrize("n", [0, 3])
+@pytest.mark.parametrize("what", [("observation",), ("reward",), ("observation", "reward")], ids=" and ".join)
+def test_a_checkpoint_keeps_the_statistics_of_what_is_normalised(what, n, tmp_path):
+    env = measured(n, observations="observation" in what, rewards="reward" in what)
+    agent = measured_toy(env)
+    npg.train(agent, env, steps=60, out=tmp_path)
+    saved = {name: array for name, array in Run(tmp_path).load().items() if name.startswith("env.")}
+    parts = {"observation": ["mean", "var", "count"], "reward": ["mean", "var", "count", "accumulated"]}
+    assert sorted(saved) == sorted(f"env.{name}.{part}" for name in what for part in parts[name])
+    assert_same_state(saved, statistics(env))
+    assert all(array.dtype == np.float64 for array in saved.values())
+    if "observation" in what:
+        assert (np.abs(saved["env.observation.mean"] - [106, 0.2]) < [3, 0.2]).all()
+        assert saved["env.observation.count"] > 60
+
+
+@every_normalized_case
+def test_statistics_begin_as_those_of_gymnasium(case, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(case, tmp_path, raises_at(1, KeyboardInterrupt()))
+    arrays, new = Run(tmp_path).load(), statistics(case[1]())
+    assert len(new) == 7
+    for name, array in new.items():
+        np.testing.assert_array_equal(arrays[name], array)
+
+
+def test_a_checkpoint_of_an_environment_that_is_not_normalised_has_nothing_of_it(tmp_path):
+    run(ONLINE, tmp_path, steps=20)
+    assert not [name for name in Run(tmp_path).load() if name.startswith("env.")]
+    assert Run(tmp_path).config["env"] == {"id": None, "num_envs": 0, "kwargs": {}, "wrappers": []}
+
+
+@every_normalized_case
+def test_statistics_begin_anew_with_a_run_as_all_that_is_learned(case, tmp_path):
+    env = case[1]()
+    run(case, tmp_path / "once", env=env)
+    run(case, tmp_path / "again", env=env)
+    run(case, tmp_path / "other", seed=SEED + 1, env=env)
+    assert contents(tmp_path / "again") == contents(tmp_path / "once") != contents(tmp_path / "other")
+
+
+@pytest.mark.parametrize("make", [measured_reinforce, measured_toy])
+def test_recorded_returns_are_of_the_rewards_before_they_are_normalised_and_the_agent_learns_from_those_after(make):
+    thetas = {}
+    for rewards in (True, False):
+        env = measured(rewards=rewards)
+        agent = make(env)
+        history = npg.train(agent, env, steps=200, record_every=20, seed=SEED)
+        thetas[rewards], before = agent.theta, 0
+        for row in history.rows:
+            finished = [total for step, total, _ in env.unwrapped.finished if before < step <= row["steps"]]
+            # At most 12 rewards of size 1 for each return: a few roundings of each.
+            np.testing.assert_allclose(row["mean_return"], np.mean(finished) if finished else np.nan, atol=1e-13)
+            before = row["steps"]
+        assert len(env.unwrapped.finished) > 5
+    assert not np.allclose(thetas[True], thetas[False], rtol=1e-3)
+
+
+def fixed(statistics: dict, n: int):
+    """The walk with observations scaled by given numbers, and raw rewards."""
+
+    def scaled(s):
+        mean, var = statistics["env.observation.mean"], statistics["env.observation.var"]
+        return ((s - mean) / np.sqrt(var + 1e-8)).astype(np.float32)
+
+    def make():
+        env = Measured(Walk())
+        return gymnasium.wrappers.TransformObservation(env, scaled, env.observation_space)
+
+    return SyncVectorEnv([make] * n) if n else make()
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize("n", [0, 3])
+def test_evaluation_normalises_by_the_statistics_of_training_changes_none_and_gives_raw_returns(n, deterministic):
+    env = measured(n, **BOTH)
+    agent = measured_toy(env, alpha=0.5)
+    npg.train(agent, env, steps=100, seed=SEED)
+    before = statistics(env)
+    returns = npg.evaluate(agent, env, 7, deterministic=deterministic)
+    assert_same_state(statistics(env), before)
+    assert all(wrapper.update_running_mean for wrapper in normalizers(env).values())
+    np.testing.assert_allclose(
+        returns, npg.evaluate(agent, fixed(before, n), 7, deterministic=deterministic), rtol=1e-12, atol=1e-13
+    )
+    np.testing.assert_array_equal(returns, npg.evaluate(agent, env, 7, deterministic=deterministic))
+
+
+def test_an_evaluation_that_fails_changes_no_statistics_and_a_frozen_wrapper_stays_frozen():
+    env = measured(0, raises_at(125, KeyboardInterrupt()), **BOTH)
+    agent = measured_toy(env)
+    npg.train(agent, env, steps=100, seed=SEED)
+    before = statistics(env)
+    normalizers(env)["reward"].update_running_mean = False
+    with pytest.raises(KeyboardInterrupt):
+        npg.evaluate(agent, env, 50)
+    assert_same_state(statistics(env), before)
+    assert {name: wrapper.update_running_mean for name, wrapper in normalizers(env).items()} == {
+        "observation": True,
+        "reward": False,
+    }
+
+
+@pytest.mark.parametrize("n", [0, 3])
+def test_an_evaluation_at_each_record_changes_nothing_of_an_episodic_run(n, tmp_path):
+    for name in ("with", "without"):
+        env = measured(n, **BOTH)
+        agent = measured_reinforce(env)
+        seen = []
+
+        def callback(row, env=env, agent=agent, seen=seen):
+            seen.append(npg.evaluate(agent, env, 3, seed=1))
+
+        callback = callback if name == "with" else None
+        npg.train(agent, env, steps=200, record_every=20, out=tmp_path / name, callback=callback)
+        assert len(seen) == (len(Run(tmp_path / name).rows()) if callback else 0)
+    assert contents(tmp_path / "with") == contents(tmp_path / "without")
+
+
+NORMALIZED_IDS = {
+    "scalar": lambda: normalized(npg.make_env("MountainCarContinuous-v0", max_episode_steps=50), **BOTH),
+    "vector": lambda: normalized(npg.make_vec("CartPole-v1", 2), **BOTH),
+    "observations": lambda: normalized(npg.make_vec("Pendulum-v1", 2)),
+    "rewards": lambda: normalized(npg.make_env("FrozenLake-v1"), False, True, 0.5),
+}
+
+
+@pytest.mark.parametrize("make_env", NORMALIZED_IDS.values(), ids=NORMALIZED_IDS)
+def test_a_run_directory_rebuilds_the_normalised_environment_with_its_statistics(make_env, tmp_path):
+    env = make_env()
+    agent = measured_reinforce(env)
+    npg.train(agent, env, steps=200, seed=SEED, out=tmp_path)
+    rebuilt = Run(tmp_path)
+    env2 = rebuilt.make_env()
+    assert str(env2) == str(env)
+    agent2 = rebuilt.make_agent(env2)
+    assert_same_state(agent2.state(), agent.state())
+    assert_same_state(statistics(env2), statistics(env))
+    for name, wrapper in normalizers(env).items():
+        assert getattr(normalizers(env2)[name], "gamma", None) == getattr(wrapper, "gamma", None)
+    np.testing.assert_array_equal(npg.evaluate(agent2, env2, 3), npg.evaluate(agent, env, 3))
+
+
+def test_the_config_states_what_is_normalised(tmp_path):
+    for name, make_env in NORMALIZED_IDS.items():
+        env = make_env()
+        npg.train(measured_reinforce(env), env, steps=1, out=tmp_path / name)
+    configs = {name: Run(tmp_path / name).config["env"] for name in NORMALIZED_IDS}
+    assert {name: config["normalize"] for name, config in configs.items()} == {
+        "scalar": BOTH,
+        "vector": BOTH,
+        "observations": {"observations": True, "rewards": False, "gamma": 0.99},
+        "rewards": {"observations": False, "rewards": True, "gamma": 0.5},
+    }
+    assert all(config["wrappers"] == [] for config in configs.values())
+
+
+@pytest.mark.parametrize("n", [0, 2])
+def test_a_normalised_environment_in_another_wrapper_or_with_another_epsilon_is_not_rebuilt_as_a_plain_one(n, tmp_path):
+    made = npg.make_vec("Pendulum-v1", n) if n else npg.make_env("Pendulum-v1")
+    wrappers = gymnasium.wrappers.vector if n else gymnasium.wrappers
+    outside = wrappers.TransformReward(normalized(made, rewards=True), lambda r: -r)
+    inside = normalized(wrappers.TransformReward(made, lambda r: -r), rewards=True)
+    epsilons = [wrappers.NormalizeObservation(made, epsilon=0.1), wrappers.NormalizeReward(made, epsilon=0.1)]
+    for k, env in enumerate([outside, inside, *epsilons]):
+        npg.train(measured_reinforce(env), env, steps=1, out=tmp_path / str(k))
+        with pytest.raises(ValueError, match=r"wrapped environment; use npg\.evaluate"):
+            Run(tmp_path / str(k)).make_env()
+
+
+def test_an_agent_of_a_run_is_not_made_for_an_environment_that_is_normalised_otherwise(tmp_path):
+    normal, plain = (npg.make_env("Pendulum-v1") for _ in range(2))
+    normal = normalized(normal, observations=False, rewards=True)
+    for name, env, other in (("normal", normal, plain), ("plain", plain, normal)):
+        npg.train(npg.make_agent("reinforce", env, episodes=1), env, steps=1, out=tmp_path / name)
+        with pytest.raises(ValueError, match=r"env must be normalised by statistics of shapes .*, as in training"):
+            Run(tmp_path / name).make_agent(other)
+
+
+@pytest.mark.parametrize("change", [{"rewards": False}, {"gamma": 0.5}, None], ids=str)
+def test_resuming_with_another_normalisation_is_refused(change, tmp_path):
+    make = measured_toy
+    run((make, lambda: measured(**BOTH)), tmp_path, steps=40)
+    env = Measured(Walk()) if change is None else measured(**BOTH | change)
+    with pytest.raises(ValueError, match=r"^normalize must be .*'rewards': True, 'gamma': 0.9"):
+        run((make, None), tmp_path, env=env, resume=True)
+
+
+def test_a_run_that_was_not_normalised_is_not_resumed_as_one_that_is(tmp_path):
+    run((measured_toy, lambda: Measured(Walk())), tmp_path, steps=40)
+    with pytest.raises(ValueError, match=r"^normalize must be None to resume"):
+        run((measured_toy, measured), tmp_path, resume=True)
+
+
+class Exploding(Measured):
+    """Its observations overflow the variance, though each of them is finite and normalised to 0."""
+
+    def observation(self, s):
+        steps = self.unwrapped.steps
+        return np.array([s, 1e200 if steps == 30 else steps], dtype=np.float64)
+
+
+def test_statistics_that_are_not_finite_are_never_saved(tmp_path):
+    env = normalized(Exploding(Walk()))
+    with pytest.raises(npg.DivergenceError, match=r"^observation\.var is no longer finite at step 40") as caught:
+        npg.train(measured_toy(env), env, steps=100, record_every=20, checkpoint_every=20, out=tmp_path)
+    assert len(caught.value.history) == 1
+    assert all(np.isfinite(a).all() for name, a in Run(tmp_path).load().items() if name != "rng")
+
+
+def test_traces_for_another_number_of_environments_are_refused_before_the_first_step():
+    env = npg.make_vec("npg/RandomWalk-v0", 3)
+    agent = npg.make_agent("actor_critic_lambda", env, columns=2)
+    with pytest.raises(ValueError, match="columns must be 3, the number of parallel environments, got 2"):
+        npg.train(agent, env, steps=10)

@@ -10,10 +10,12 @@ from functools import partial
 from typing import Any
 
 import gymnasium
-from gymnasium.vector import VectorEnv
+from gymnasium import spaces, wrappers
+from gymnasium.vector import AutoresetMode, VectorEnv
 
-from .._checks import at_least
+from .._checks import at_least, is_number
 from ..exact import TabularMDP
+from ..rollout import Env, single_spaces
 from .lqr import LQR, LQREnv
 from .mdps import four_rooms, garnet, random_walk, short_corridor, two_state
 from .tabular import TabularEnv, TabularVectorEnv
@@ -74,6 +76,47 @@ def make_vec(env_id: str, n: int, **kwargs: Any) -> VectorEnv[Any, Any, Any]:
     at_least("n", n, 1)
     env: VectorEnv[Any, Any, Any] = _made(gymnasium.make_vec, env_id, kwargs | {"num_envs": n})
     return env
+
+
+def normalized(env: Env, observations: bool = True, rewards: bool = False, gamma: float = 0.99) -> Env:
+    """``env`` in Gymnasium's ``NormalizeObservation`` and ``NormalizeReward``, or in their vector versions.
+
+    Each component s of an observation becomes (s − m) / √(v + ε), with its mean m and variance v over all observations
+    so far. A reward becomes r / √(v + ε), with the variance v of the discounted sum of the rewards so far: its mean is
+    left alone, which is what tells a good action from a bad one. ``npg.train`` begins the statistics anew and keeps
+    them with the run, ``npg.evaluate`` leaves them as they are, and returns are reported of the raw rewards.
+
+    The normalised observations have no bounds, so that features need a ``scale``; it is in standard deviations: 1 takes
+    them as they are (affine features), 3 puts most of them in the range (Fourier, RBF).
+
+    Parameters
+    ----------
+    env : gymnasium.Env or gymnasium.vector.VectorEnv
+        A vector environment must be of autoreset mode NEXT_STEP: under the others ``NormalizeObservation`` does not
+        see every observation, and ``NormalizeReward`` may forget sums.
+    observations, rewards : bool
+        What to normalise.
+    gamma : float
+        γ of the discounted sum of rewards, in [0, 1]: the agent's.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For another autoreset mode, observations that are not a Box, or a bad gamma.
+    """
+    if not (is_number(gamma) and 0 <= gamma <= 1):
+        raise ValueError(f"gamma must be a number in [0, 1], got {gamma!r}")
+    kinds: Any = wrappers
+    if isinstance(env, VectorEnv):
+        kinds, mode = wrappers.vector, env.metadata.get("autoreset_mode")
+        if (observations or rewards) and mode is not AutoresetMode.NEXT_STEP:
+            raise ValueError(f"env must be of autoreset mode NEXT_STEP to be normalised, got {mode}")
+    if observations:
+        space = single_spaces(env)[0]
+        if not isinstance(space, spaces.Box):
+            raise TypeError(f"observation space must be Box to be normalised, got {space}")
+        env = kinds.NormalizeObservation(env)
+    return kinds.NormalizeReward(env, gamma=float(gamma)) if rewards else env
 
 
 def _tabular(make: Callable[..., TabularMDP], **kwargs: Any) -> TabularEnv:
