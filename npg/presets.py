@@ -9,7 +9,7 @@ from gymnasium.vector import VectorEnv
 from . import features
 from .algorithms import ALGORITHMS, Agent
 from .policies import make_policy
-from .rollout import Env, single_spaces
+from .rollout import Env, normalizers, single_spaces
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,9 @@ class Preset:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
+_MOUNTAIN_CAR_TILES = {"kind": "tile", "n_tilings": 8, "n_tiles": 8}
+_PENDULUM_TILES = {"kind": "tile", "n_tilings": 16, "n_tiles": [4, 4, 6]}
+
 PRESETS: dict[tuple[str, str], Preset] = {
     ("reinforce", "CartPole-v1"): Preset(
         num_envs=16,
@@ -39,6 +42,33 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "scale": [2.4, 3.0, 0.21, 3.0],
             "outer_discount": False,
             "alpha": 0.2,
+        },
+    ),
+    ("a2c", "CartPole-v1"): Preset(
+        num_envs=16,
+        steps=300_000,
+        settings={"scale": [2.4, 3.0, 0.21, 3.0], "steps": 32, "lam": 0.98, "alpha": 0.02, "alpha_w": 1.0},
+    ),
+    ("actor_critic_lambda", "MountainCar-v0"): Preset(
+        steps=60_000,
+        settings={
+            "features": _MOUNTAIN_CAR_TILES,
+            "value_features": _MOUNTAIN_CAR_TILES,
+            "gamma": 1.0,
+            "alpha": 0.02 / 8,
+            "alpha_w": 0.1 / 8,
+        },
+    ),
+    ("actor_critic_lambda", "Pendulum-v1"): Preset(
+        settings={
+            "features": _PENDULUM_TILES,
+            "scale_features": _PENDULUM_TILES,
+            "value_features": _PENDULUM_TILES,
+            "gamma": 0.98,
+            "lam_theta": 0.7,
+            "lam_w": 0.7,
+            "alpha": 0.0002,
+            "alpha_w": 0.04,
         },
     ),
     ("reinforce", "npg/ShortCorridor-v0"): Preset(
@@ -99,6 +129,8 @@ def make_agent(algorithm: str, env: Env, **settings: Any) -> Agent:
         For an unknown algorithm, setting or value, or an unsupported space.
     """
     defaults = preset(algorithm, env.spec.id if env.spec else None).settings
+    if "observation" in normalizers(env):
+        defaults = {name: value for name, value in defaults.items() if name != "scale"}  # that of raw observations
     settings = defaults | settings
     cls = ALGORITHMS[algorithm]
     observation_space, action_space = single_spaces(env)
@@ -119,7 +151,10 @@ def make_agent(algorithm: str, env: Env, **settings: Any) -> Agent:
             raise ValueError(f"{algorithm} has no setting {name!r} here; it has {known}")
     if not isinstance(observation_space, spaces.Box | spaces.Discrete):
         raise TypeError(f"observation space must be Box or Discrete, got {observation_space}")
-    made = {name: features.make(settings.pop(name, spec), observation_space, scale) for name, spec in specs.items()}
+    made: dict[str, Any] = {}
+    for name, spec in specs.items():
+        new = features.make(settings.pop(name, spec), observation_space, scale)
+        made[name] = next((f for f in made.values() if f == new), new)  # equal features are computed once
     policy_features = {name: made.pop(name) for name in ("features", "scale_features") if name in made}
     policy = make_policy(observation_space, action_space, **policy_features)
     return cls(policy, **made, **settings)

@@ -11,12 +11,14 @@ from scipy.stats import norm
 
 import npg
 from npg import estimators
+from npg.algorithms import BatchActorCritic
+from npg.critics import LinearValue, TDLambda, lstd
 from npg.distributions import DiagonalGaussian
 from npg.envs.mdps import garnet, two_state
 from npg.exact import TabularMDP, enumerate_trajectories, total_variation
 from npg.features import Constant, OneHot
 from npg.gradcheck import numerical_gradient
-from npg.returns import discounted_returns
+from npg.returns import discounted_returns, gae, n_step_returns
 
 gaussian = DiagonalGaussian(1)
 
@@ -62,6 +64,30 @@ class StopOrGo:
             score_y = 1 - self.u if reward else -self.u
             total[1] += self.p * probability * score_y * weight_of_y([0.0, reward])
         return total
+
+
+def stop_or_go() -> TabularMDP:
+    """``StopOrGo`` as a process: in state 0 go on (action 0) or stop for 0.45, in state 1 be paid 1 (action 0) or 0."""
+    P, R = np.zeros((3, 2, 3)), np.array([[0.0, StopOrGo.r], [1.0, 0.0], [0.0, 0.0]])
+    P[0, 0, 1] = 1
+    P[0, 1, 2] = P[1, :, 2] = P[2, :, 2] = 1
+    return TabularMDP(P, R, StopOrGo.gamma, np.array([1.0, 0.0, 0.0]))
+
+
+def every_episode(successors: list[list[int]], rewards: list[float], horizon: int):
+    """The process of two equally likely successors of each state, the last being the end, with all its trajectories."""
+    n = len(successors)
+    P, policy = np.zeros((n, 2, n)), npg.SoftmaxLinear(OneHot(n), 2)
+    for s, following in enumerate(successors):
+        P[s, [0, 1], following] = 1
+    mdp = TabularMDP(P, np.array([[r, r] for r in rewards]), 1.0, np.eye(n)[0])
+    return mdp, *enumerate_trajectories(mdp, policy, np.zeros(2 * n), horizon)
+
+
+def bias_and_variance(probability: np.ndarray, X: np.ndarray) -> tuple[float, float]:
+    """Mean of X (N,), for a true value of zero, and its variance."""
+    mean = probability @ X
+    return mean, probability @ (X - mean) ** 2
 
 
 class TwoStates:
@@ -167,6 +193,21 @@ def test_erratum_9():
     assert np.allclose(written[:2], [0.53248, 0.09216])
 
 
+def test_erratum_10():
+    mdp, policy, theta = stop_or_go(), npg.SoftmaxLinear(OneHot(3), 2), np.zeros(6)
+    traj, probability = enumerate_trajectories(mdp, policy, theta, 2)
+    psi, v = estimators.scores(policy, theta, traj), mdp.value(policy, theta)
+
+    def mean_step(gamma_of_actor):
+        steps = traj.rewards, v[traj.obs], v[traj.next_obs], traj.terminated, traj.truncated
+        delta = gae(*steps, gamma_of_actor, 0.0)
+        return (probability @ estimators.score_sums(psi, mdp.gamma**traj.t * delta * traj.valid))[:2]
+
+    assert np.allclose(mean_step(mdp.gamma), mdp.gradient(policy, theta)[:2])
+    assert np.allclose(mean_step(mdp.gamma), [-0.0125, 0.1])
+    assert np.allclose(mean_step(1.0), [0.0125, 0.1])
+
+
 def test_erratum_13():
     assert returns_of([5, 0, -2], 1.0).tolist() == [3, -2, -2]
 
@@ -262,6 +303,29 @@ def test_erratum_21():
             left_out += 0.25 * ((G - baseline) @ score[[a, b]]) / 2
     assert left_out[0] == pytest.approx(0.25)
     assert plain[0] == pytest.approx(0.125)
+
+
+def test_erratum_22():
+    mdp, traj, probability = every_episode([[1, 2], [3, 3], [3, 3], [3, 3]], [0, 1, 0, 0], 2)
+
+    def squares(w):
+        w = np.append(w, 0.0)
+        delta = gae(traj.rewards, w[traj.obs], w[traj.next_obs], traj.terminated, traj.truncated, 1.0, 0.0)
+        return probability @ (delta**2 * traj.valid).sum(axis=0)
+
+    v, rest = np.array([0.5, 1.0, 0.0]), np.array([0.5, 0.75, 0.25])
+    assert np.allclose(mdp.value(np.full((4, 2), 0.5))[:3], v)
+    assert np.allclose(numerical_gradient(squares, rest)[0], 0, atol=1e-9)
+    assert squares(rest) == pytest.approx(0.125)
+    assert squares(v) == pytest.approx(0.25)
+
+    assert np.allclose(mdp.td_fixed_point(np.full((4, 2), 0.5), x=np.eye(4))[:3], v)
+    td = TDLambda(LinearValue(OneHot(4)), traj.obs.shape[1], 0.1, 1.0, 0.0)  # equally likely columns, so exact means
+    for w, stays in ((v, True), (rest, False)):
+        td.w = np.append(w, 0.0)
+        for t in range(2):
+            td.update(replace(traj, **{name: getattr(traj, name)[t : t + 1] for name in traj.__slots__}))
+        assert np.allclose(td.w[:3], w) == stays
 
 
 def test_erratum_23():
@@ -445,3 +509,94 @@ def test_erratum_35():
     assert np.allclose(
         gradient_of(lambda th: beta @ mdp.value(policy, th)), beta @ mdp.value_jacobian(policy, theta)[:, :2]
     )
+
+
+def test_erratum_36():
+    rewards, zero = np.array([[0.0], [1.0]]), np.zeros((2, 1))
+    ends, cut = np.array([[False], [True]]), np.zeros((2, 1), dtype=bool)
+    windows = [n_step_returns(rewards, zero, ends, cut, 1.0, n)[0, 0] for n in (1, 2)]
+    assert windows == [0, 1]
+    for lam, written, right in ((0.5, 1 / 3, 1 / 2), (1.0, 1 / 2, 1.0)):
+        assert np.average(windows, weights=[1, lam]) == pytest.approx(written)
+        assert gae(rewards, zero, zero, ends, cut, 1.0, lam)[0, 0] == pytest.approx(right)
+    long = [windows[min(n, 2) - 1] for n in range(1, 200)]  # with the last window repeated for ever
+    assert np.average(long, weights=0.5 ** np.arange(199)) == pytest.approx(1 / 2)
+
+
+def test_erratum_37():
+    mdp, traj, probability = every_episode([[1, 2], [4, 4], [3, 3], [4, 4], [4, 4]], [0] * 5, 3)
+    assert np.allclose(mdp.value(np.full((5, 2), 0.5)), 0)
+    v_hat = np.array([0.0, 1.0, -1.0, 1.0, 0.0])
+    ends = traj.terminated, traj.truncated
+    for n, expected in ((1, (0, 1)), (2, (1 / 2, 1 / 4)), (3, (0, 0))):
+        G = n_step_returns(traj.rewards, v_hat[traj.next_obs], *ends, 1.0, n)[0]
+        assert bias_and_variance(probability, G) == pytest.approx(expected)
+
+    def advantage(lam, v_hat=v_hat):
+        return gae(traj.rewards, v_hat[traj.obs], v_hat[traj.next_obs], *ends, 1.0, lam)[0]
+
+    for lam, expected in ((0.0, (0, 1)), (0.5, (1 / 8, 9 / 64)), (1.0, (0, 0))):
+        assert bias_and_variance(probability, advantage(lam)) == pytest.approx(expected)
+    assert probability @ advantage(1.0, v_hat + np.eye(5)[0]) == pytest.approx(-1)
+
+
+def test_erratum_38():
+    ones, x, last = np.ones((100, 1)), np.ones((100, 1, 1)), np.arange(100)[:, None] == 99
+    flags = {"limit": (~last & last, last), "done": (last, ~last & last)}
+    v = {name: lstd(x, ones, x, *ends, ones == 1, 0.99, 0.0, 0.0)[0] for name, ends in flags.items()}
+    assert v["limit"] == pytest.approx(1 / (1 - 0.99))
+    assert v["done"] == pytest.approx(50.25, abs=5e-3)
+
+
+def test_erratum_39():
+    """The batch has each action of the bandit once; the fitted critic is 1/2, and the first step leads to p = 0.8."""
+    policy = npg.SoftmaxLinear(OneHot(2), 2)
+    traj, probability = enumerate_trajectories(one_state([1.0, 0.0], [0.0, 0.0]), policy, np.zeros(4), 1)
+    assert np.allclose(probability, 0.5)
+    alpha = 2 * np.log(4)
+    good = []
+    for K_pi in (1, 2):
+        agent = BatchActorCritic(
+            policy,
+            value_features=OneHot(2),
+            gamma=1.0,
+            target="mc",
+            K_pi=K_pi,
+            ridge=0.0,
+            optimizer="ascent",
+            alpha=alpha,
+        )
+        agent.init(np.random.default_rng(0))
+        agent.theta[:] = 0
+        agent.update(traj, np.random.default_rng(0))
+        good.append(agent.theta[0])
+    assert good[0] == pytest.approx(0.25 * alpha)
+    assert good[1] - good[0] == pytest.approx(0.16 * alpha)
+
+    theta = np.zeros(4)
+    for _ in range(20):  # without the ratio the step never gets smaller
+        step = policy.weighted_score(theta, traj.x[0], traj.actions[0], probability * (traj.rewards[0] - 0.5))
+        assert step[0] == pytest.approx(0.25)
+        theta = theta + alpha * step
+
+
+def test_erratum_40():
+    mdp, policy, beta = stop_or_go(), npg.SoftmaxLinear(OneHot(3), 2), 0.5
+    x = mdp.features(policy)
+    living = ~mdp.terminal
+
+    def J_beta(theta):
+        bonus = beta * policy.entropy(theta, x) * living
+        return replace(mdp, R=mdp.R + bonus[:, None]).J(policy, theta)
+
+    def written(theta):
+        d = mdp.visitation(policy, theta)
+        return mdp.gradient(policy, theta) + beta * policy.entropy_grad(theta, x, d)
+
+    theta = np.zeros(6)
+    assert np.allclose(written(theta)[:2], [-0.0125, 0.1])
+    assert np.allclose(numerical_gradient(J_beta, theta)[0][:2], [0.0568, 0.1], atol=5e-5)
+
+    theta[1] = 1.0  # the logit of the second decision: x = 0, y = 1
+    by_y, by_x = (numerical_gradient(lambda th, i=i: written(th)[i], theta)[0][1 - i] for i in (0, 1))
+    assert (by_y, by_x) == pytest.approx((0.0393, 0.0197), abs=5e-5)

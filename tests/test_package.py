@@ -126,8 +126,8 @@ def test_only_declared_packages_are_imported():
             assert tops <= declared, path
 
 
-LAYERS = ["_typing", "_state", "distributions", "features", "models", "policies", "critics", "returns", "optimizers"]
-LAYERS += ["rollout", "exact", "estimators", "envs", "gradcheck"]
+LAYERS = ["_typing", "_state", "distributions", "features", "models", "policies", "returns", "optimizers"]
+LAYERS += ["rollout", "critics", "exact", "estimators", "envs", "gradcheck"]
 LAYERS += ["algorithms", "presets", "training", "plotting", "equations", "cli"]
 
 

@@ -135,7 +135,7 @@ class Reinforce(Agent):
             np.add.at(Psi, episode, psi)
             b = optimal_baseline(X, Psi, leave_one_out=True)[episode, 0]
         delta = G - b
-        if self.normalize and delta.std() > 1e-9 * np.abs(delta).max():
+        if self.normalize and delta.std() > 1e-9 * np.abs(G).max():
             delta /= delta.std()
 
         g = self.policy.weighted_score(self.theta, x, a, discount * delta / M)

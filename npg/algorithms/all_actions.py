@@ -1,0 +1,98 @@
+"""All-actions actor–critic (Allen et al. 2017; Ciosek & Whiteson 2020; derivations, chapter 8).
+
+Loop for each step of each episode, with I ← 1 at its start:
+
+    take A ~ π(·|S, θ), observe S', R
+    δ ← R + γ Σ_a π(a|S', θ) q̂(S', a, w) − q̂(S, A, w)     (q̂ = 0 where S' is terminal)
+    θ ← θ + α I Σ_a ∇π(a|S, θ) q̂(S, a, w)
+    w_A ← w_A + α_w δ x(S)
+    I ← γ I
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from .._typing import Rng
+from ..critics import LinearValue, successive_features
+from ..distributions import Categorical, log_softmax
+from ..features import Features, rows
+from ..rollout import ONE_STEP, Steps, Trajectories
+from .base import Agent, choice, features, integer, number
+
+
+@dataclass
+class AllActions(Agent):
+    """Online actor–critic that sums over the actions instead of sampling one, Eqs. (5.14), (8.5).
+
+    Parameters
+    ----------
+    policy : npg.Policy
+        Of discrete actions.
+    value_features : features
+        Of the critic q̂(s, a; w) = w_aᵀx(s), learned by expected Sarsa.
+    gamma : float
+        Discount γ in [0, 1].
+    alpha, alpha_w : float
+        Step sizes of θ and w.
+    outer_discount : bool
+        I = γ^t; False keeps I = 1, which follows Eq. (1.10).
+    columns : int
+        N parallel environments, whose updates are averaged, Eq. (8.9).
+
+    Raises
+    ------
+    TypeError
+        If actions are not discrete.
+    """
+
+    value_features: Features = features("polynomial")
+    gamma: float = number(0.99, 0, 1)
+    alpha: float = number(0.01, 0)
+    alpha_w: float = number(0.05, 0)
+    outer_discount: bool = choice(False, True)
+    columns: int = integer(1, 1)
+
+    learned: ClassVar[tuple[str, ...]] = ("theta", "w", "I")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.policy.distribution, Categorical):
+            raise TypeError(f"all_actions needs discrete actions, got {self.policy.distribution}")
+
+    @property
+    def collect(self) -> Steps:
+        """One step."""
+        return ONE_STEP
+
+    def init(self, rng: Rng) -> None:
+        """θ as the policy begins it, w = 0, I = 1."""
+        super().init(rng)
+        self.q = LinearValue(self.value_features, self.policy.distribution.n_actions)
+        self.w = np.zeros(self.q.n_params)
+        self.I = np.ones(self.columns)
+
+    def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
+        """One pass of the loop."""
+        policy, model = self.policy, self.q.model
+        x, a, valid = rows(traj.x, 0), traj.actions[0], traj.valid[0]
+        n, column = int(np.count_nonzero(valid)), np.arange(len(a))
+        if n == 0:
+            return {"squared_td_error": 0.0}
+        x_q, x_q_next = successive_features(self.value_features, traj)
+        _, x_next = successive_features(policy.features, traj)
+
+        q = model.forward(self.w, x_q)
+        pi_next = np.exp(log_softmax(policy.eta(self.theta, x_next)))
+        v_next = (pi_next * model.forward(self.w, x_q_next)).sum(axis=1) * ~traj.terminated[0]
+        delta = (traj.rewards[0] + self.gamma * v_next - q[column, a]) * valid
+        self.theta = self.theta + self.alpha / n * policy.all_actions_gradient(self.theta, x, q, self.I * valid)
+        u = np.zeros(q.shape)
+        u[column, a] = delta
+        self.w = self.w + self.alpha_w / n * model.vjp(self.w, x_q, u)
+        if self.outer_discount:
+            self.I *= self.gamma
+
+        self.I[traj.terminated[0] | traj.truncated[0] | ~valid] = 1
+        return {"squared_td_error": float(delta @ delta) / n}

@@ -1,0 +1,314 @@
+"""A2C against its box, and its gradients against those of its objective."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import seeds
+from test_batch_actor_critic import joined, target_of
+from test_one_step_actor_critic import (
+    CASES,
+    Case,
+    Row,
+    close,
+    collected,
+    probabilities,
+    row_of,
+    score,
+    step_of,
+    stream,
+    vector,
+)
+
+import npg
+from npg import features as F
+from npg.algorithms import A2C
+from npg.distributions import Categorical
+from npg.envs.mdps import random_walk
+from npg.envs.tabular import TabularVectorEnv
+from npg.gradcheck import check_gradient
+from npg.optimizers import OPTIMIZERS
+from npg.policies import SoftmaxLinear
+from npg.returns import gae, n_step_returns
+from npg.rollout import Trajectories
+
+SETTINGS = {"gamma": 0.8, "steps": 5, "advantage": "gae", "lam": 0.7, "n": 2, "beta": 0.3, "clip": 0.5}
+SETTINGS |= {"normalize": False, "optimizer": "ascent", "alpha": 0.01, "alpha_w": 0.1}
+UNCLIPPED = {"clip": 1e9, "alpha": 1.0, "alpha_w": 1.0}
+
+
+def make(case: Case, seed: int = 0, **changed) -> A2C:
+    """An agent at random θ and w."""
+    rng = np.random.default_rng(seed)
+    agent = A2C(case.policy, case.value_features, **SETTINGS | changed)
+    agent.init(rng)
+    agent.theta, agent.w = 0.2 * rng.normal(size=agent.theta.shape), rng.normal(size=agent.w.shape)
+    return agent
+
+
+def segments(case: Case, seed: int, count: int = 4, columns: int = 3) -> list[Trajectories]:
+    """Five steps each of columns whose episodes go on from one segment to the next, with reset steps."""
+    steps = stream(case, seed, 5 * count, columns, resets=True)
+    return [joined(steps[5 * k : 5 * k + 5]) for k in range(count)]
+
+
+def windows(traj: Trajectories) -> list[list[Row]]:
+    """The rows of each episode, or part of one, in the segment."""
+    found: list[list[Row]] = []
+    for n in range(traj.valid.shape[1]):
+        going_on = False
+        for t in range(len(traj.valid)):
+            row = row_of(Trajectories(**{f: F.rows(getattr(traj, f), slice(t, t + 1)) for f in traj.__slots__}), n)
+            if row:
+                found += [] if going_on else [[]]
+                found[-1].append(row)
+                going_on = not (row.terminated or row.truncated)
+    return found
+
+
+def grad_entropy(policy, theta, obs):
+    """∇H of the policy in one state."""
+    if isinstance(policy.distribution, Categorical):
+        p, x = probabilities(policy, theta, obs), vector(policy.features, obs)
+        H = -sum(p * np.log(p))
+        return np.concatenate([-p_a * (np.log(p_a) + H) * x for p_a in p])
+    m = policy.distribution.n_actions
+    x_mu, x_sigma = vector(policy.features.mean, obs), vector(policy.features.scale, obs)
+    return np.concatenate([np.zeros(m * len(x_mu)), np.tile(x_sigma, m)])
+
+
+def box(case, theta, w, ascents, traj, *, gamma, advantage, lam, n, beta, clip, normalize):
+    """The box of chapter 8: new θ and w."""
+    policy, features = case.policy, case.value_features
+
+    def value(obs):
+        return w @ vector(features, obs)
+
+    how = {"target": {"gae": "lambda", "n_step": "n_step"}[advantage], "gamma": gamma, "lam": lam, "n": n}
+    rows, G = [], []
+    for part in windows(traj):
+        rows += part
+        G += [target_of(part, t, value, **how) for t in range(len(part))]
+    A = np.array([G_t - value(s.obs) for G_t, s in zip(G, rows, strict=True)])
+    g_w = sum((G_t - value(s.obs)) * vector(features, s.obs) for G_t, s in zip(G, rows, strict=True)) / len(rows)
+    if normalize:
+        A = (A - sum(A) / len(A)) / np.sqrt(sum((A - sum(A) / len(A)) ** 2) / len(A))
+    g = 0.0
+    for A_t, s in zip(A, rows, strict=True):
+        g = g + (A_t * score(policy, theta, s.obs, s.a) + beta * grad_entropy(policy, theta, s.obs)) / len(rows)
+    g, g_w = (h * min(1, clip / np.sqrt(h @ h)) for h in (g, g_w))
+    return ascents[0].step(theta, g), ascents[1].step(w, g_w)
+
+
+def check_box(kind, seed, **changed):
+    """Four updates, so that what is kept from one to the next counts."""
+    case, setting = CASES[kind], SETTINGS | changed
+    agent = make(case, seed, **changed)
+    theta, w = agent.theta.copy(), agent.w.copy()
+    optimizer = OPTIMIZERS[setting.pop("optimizer")]
+    ascents = optimizer(len(theta), setting.pop("alpha")), optimizer(len(w), setting.pop("alpha_w"))
+    del setting["steps"]
+    for traj in segments(case, seed):
+        assert not traj.valid.all()
+        theta, w = box(case, theta, w, ascents, traj, **setting)
+        agent.update(traj, np.random.default_rng(0))
+        close(agent.theta, theta)
+        close(agent.w, w)
+
+
+@pytest.mark.equation("7.6", "7.19", "7.20", "8.10", "8.12", "8.13")
+@pytest.mark.parametrize("advantage", ["gae", "n_step"])
+@pytest.mark.parametrize("kind", CASES)
+@given(
+    seeds,
+    st.sampled_from([0.0, 0.7, 1.0]),
+    st.sampled_from([1, 2, 9]),
+    st.sampled_from([0.0, 0.3]),
+    st.sampled_from([0.1, 2.0, 1e9]),
+    st.booleans(),
+)
+@settings(max_examples=5)
+def test_update_is_its_box_line_by_line(kind, advantage, seed, lam, n, beta, clip, normalize):
+    check_box(kind, seed, advantage=advantage, lam=lam, n=n, beta=beta, clip=clip, normalize=normalize)
+
+
+@pytest.mark.equation("8.12", "8.13", "8.14")
+@pytest.mark.parametrize("clip", [0.1, 1e9])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("kind", ["dense", "gaussian on shared tiles"])
+def test_update_is_its_box_with_every_optimizer(kind, optimizer, clip):
+    check_box(kind, 0, optimizer=optimizer, clip=clip)
+
+
+@pytest.mark.equation("8.12")
+@pytest.mark.parametrize("advantage", ["gae", "n_step"])
+@pytest.mark.parametrize("kind", CASES)
+@given(seeds)
+@settings(max_examples=3)
+def test_the_two_steps_are_the_gradients_of_the_objective(kind, advantage, seed):
+    case = CASES[kind]
+    agent, traj = make(case, seed, advantage=advantage, **UNCLIPPED), segments(case, seed)[1]
+    theta, w, valid = agent.theta.copy(), agent.w.copy(), traj.valid
+    v, v_next = (agent.v.value(w, obs.reshape(-1, *obs.shape[2:])).reshape(5, 3) for obs in (traj.obs, traj.next_obs))
+    ends = traj.terminated, traj.truncated
+    if advantage == "gae":
+        A = gae(traj.rewards, v, v_next, *ends, 0.8, 0.7)
+    else:
+        A = n_step_returns(traj.rewards, v_next, *ends, 0.8, 2) - v
+    x, a, A, G = F.rows(traj.x, valid), traj.actions[valid], A[valid], (A + v)[valid]
+
+    def objective(theta):
+        return (A * case.policy.log_prob(theta, x, a) + 0.3 * case.policy.entropy(theta, x)).sum() / valid.sum()
+
+    def loss(w):
+        return -((G - agent.v.value(w, traj.obs[valid])) ** 2).sum() / (2 * valid.sum())
+
+    agent.update(traj, np.random.default_rng(0))
+    for method in ("central", "complex"):
+        for f, after, before in ((objective, agent.theta, theta), (loss, agent.w, w)):
+            check = check_gradient(f, after - before, before, method=method)
+            assert check.passed, (f.__name__, method, check)
+
+
+ONE_STATE = Case(SoftmaxLinear(F.Constant(), 3), F.Constant(), None)
+
+
+@pytest.mark.equation("8.12")
+@pytest.mark.parametrize("beta", [0.5, 2.0])
+def test_with_the_entropy_it_is_at_rest_where_probabilities_are_exponentials_of_the_values(beta):
+    # One row for each sixth of the probability, so that the mean over rows is that over actions.
+    p = np.array([1 / 6, 2 / 6, 3 / 6])
+    for q, rests in ((beta * np.log(p) + 3, True), (1.1 * beta * np.log(p), False)):
+        agent = make(ONE_STATE, beta=beta, **UNCLIPPED)
+        agent.theta = np.log(p)
+        rows = [Row(0, a, q[a], 0, True, False, 0) for a in (0, 1, 1, 2, 2, 2)]
+        agent.update(step_of(ONE_STATE.policy, rows, rows[0]), np.random.default_rng(0))
+        assert np.allclose(agent.theta, np.log(p), rtol=0, atol=1e-13) == rests
+
+
+@pytest.mark.equation("8.10", "8.12")
+@pytest.mark.parametrize("advantage", ["gae", "n_step"])
+@pytest.mark.parametrize(("ends", "delta"), [((0, 0), 6), ((0, 1), 6), ((1, 0), 2), ((1, 1), 2)])
+def test_all_but_a_termination_is_bootstrapped_through(advantage, ends, delta):
+    case = CASES["one-hot"]
+    agent = make(case, advantage=advantage, **UNCLIPPED | {"gamma": 0.8, "alpha_w": 0.1})
+    agent.w = np.array([1.0, 5, 0, 0, 0])
+    row = Row(0, 1, 3.0, 1, *map(bool, ends), 0)
+    agent.update(step_of(case.policy, [row], row), np.random.default_rng(0))
+    assert agent.w == pytest.approx([1 + 0.1 * delta, 5, 0, 0, 0], abs=1e-14)
+
+
+@pytest.mark.equation("8.12")
+@pytest.mark.parametrize("normalize", [False, True])
+def test_the_critic_learns_the_same_whether_advantages_are_normalised(normalize):
+    agent, plain = make(CASES["dense"], normalize=normalize), make(CASES["dense"])
+    for traj in segments(CASES["dense"], 0):
+        theta = agent.theta.copy()
+        agent.update(traj, np.random.default_rng(0))
+        plain.update(traj, np.random.default_rng(0))
+        assert np.array_equal(agent.w, plain.w)
+    assert np.array_equal(agent.theta, plain.theta) == (not normalize)
+    assert not np.array_equal(theta, agent.theta)
+
+
+def test_advantages_that_differ_by_rounding_alone_are_not_normalised():
+    traj = segments(CASES["one-hot"], 0)[0]
+    traj.truncated |= traj.terminated
+    traj.rewards[:], traj.terminated[:] = 0.7, False
+    agents = [make(CASES["one-hot"], gamma=0.8, normalize=normalize) for normalize in (False, True)]
+    for agent in agents:
+        agent.w[:] = 0.7 / (1 - 0.8)  # the value, up to rounding
+        diagnostics = agent.update(traj, np.random.default_rng(0))
+    assert 0 < diagnostics["advantage_std"] < 1e-15
+    assert np.array_equal(agents[0].theta, agents[1].theta)
+
+
+@pytest.mark.equation("8.13")
+@pytest.mark.parametrize("kind", ["one-hot", "gaussian"])
+def test_neither_step_is_longer_than_alpha_times_the_clip(kind):
+    agent = make(CASES[kind], clip=0.01, alpha=2.0, alpha_w=3.0)
+    theta, w = agent.theta.copy(), agent.w.copy()
+    diagnostics = agent.update(segments(CASES[kind], 0)[0], np.random.default_rng(0))
+    assert np.linalg.norm(agent.theta - theta) == pytest.approx(0.02, rel=1e-10)
+    assert np.linalg.norm(agent.w - w) == pytest.approx(0.03, rel=1e-10)
+    assert diagnostics["gradient_norm"] > 0.01
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("clip", [0.5, 10.0])
+def test_where_there_is_nothing_to_learn_nothing_changes(optimizer, clip):
+    agent = make(CASES["one-hot"], beta=0.0, clip=clip, optimizer=optimizer)
+    agent.w[:] = 0
+    theta, traj = agent.theta.copy(), segments(CASES["one-hot"], 0)[0]
+    traj.rewards[:] = 0
+    agent.update(traj, np.random.default_rng(0))
+    assert np.array_equal(agent.theta, theta)
+    assert not agent.w.any()
+
+
+def test_columns_and_reset_steps_do_not_matter():
+    case, traj = CASES["dense"], segments(CASES["dense"], 0)[0]
+    marked = []
+    for part in reversed(windows(traj)):
+        last = part[-1]  # the last of a window that goes on is bootstrapped from as at a time limit
+        marked += [[row] for row in [*part[:-1], last._replace(truncated=not last.terminated or last.truncated)]]
+    in_one_column = joined([step_of(case.policy, row, row[0]) for row in marked])
+    agents = [make(case, normalize=True) for _ in range(3)]
+    for agent, same in zip(agents, [traj, traj[[2, 0, 1]], in_one_column], strict=True):
+        agent.update(same, np.random.default_rng(0))
+        np.testing.assert_allclose(agent.theta, agents[0].theta, rtol=0, atol=1e-13)
+        np.testing.assert_allclose(agent.w, agents[0].w, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_segment_of_reset_steps_alone_changes_nothing(optimizer):
+    agent, steps = make(CASES["one-hot"], optimizer=optimizer, steps=1), stream(CASES["one-hot"], 0, 4, resets=True)
+    for traj in steps:
+        before = agent.state()
+        diagnostics = agent.update(traj, np.random.default_rng(0))
+    assert not traj.valid.any()
+    assert all(np.array_equal(agent.state()[name], value) for name, value in before.items())
+    assert diagnostics.keys() == {"advantage_std", "entropy", "gradient_norm"}
+    assert np.isfinite(list(diagnostics.values())).all()
+
+
+@pytest.mark.equation("8.12")
+def test_a_collected_run_is_its_box_line_by_line():
+    case = Case(SoftmaxLinear(F.OneHot(6), 2), F.OneHot(6), None)
+    agent = make(case, optimizer="rmsprop")
+    theta, w = agent.theta.copy(), agent.w.copy()
+    ascents = OPTIMIZERS["rmsprop"](12, agent.alpha), OPTIMIZERS["rmsprop"](6, agent.alpha_w)
+    setting = {name: SETTINGS[name] for name in ("gamma", "advantage", "lam", "n", "beta", "clip", "normalize")}
+    assert agent.collect == npg.Steps(5)
+    for traj in collected(agent, TabularVectorEnv(random_walk(5), 3, 6), 20):
+        theta, w = box(case, theta, w, ascents, traj, **setting)
+        agent.update(traj, np.random.default_rng(0))
+        close(agent.theta, theta)
+        close(agent.w, w)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_restored_agent_continues_identically(optimizer):
+    case = CASES["gaussian"]
+    agent, other = (make(case, seed, optimizer=optimizer) for seed in (0, 1))
+    first, second, *rest = segments(case, 0)
+    agent.update(first, np.random.default_rng(0))
+    agent.update(second, np.random.default_rng(0))
+    other.update(second, np.random.default_rng(0))
+    other.load_state(agent.state())
+    for traj in rest:
+        agent.update(traj, np.random.default_rng(0))
+        other.update(traj, np.random.default_rng(0))
+    assert all(np.array_equal(other.state()[name], value) for name, value in agent.state().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("gamma", 1.01), ("steps", 0), ("advantage", "td"), ("lam", -0.1), ("lam", 1.01), ("n", 0), ("beta", -1),
+        ("clip", -1), ("clip", None), ("normalize", 1), ("optimizer", "sgd"), ("alpha", -1), ("alpha_w", -1),
+    ],
+)  # fmt: skip
+def test_bad_settings_are_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=rf"^{name} must be"):
+        make(CASES["dense"], **{name: value})

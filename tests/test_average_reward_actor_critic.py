@@ -1,0 +1,301 @@
+"""Actor–critic for the average reward against its box and its stationary means."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from gymnasium.wrappers import TimeLimit
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import Problem, problems, seeds
+from test_actor_critic_lambda import DECAYS, KINDS_AND_TRACES, steps_of
+from test_one_step_actor_critic import (
+    CASES,
+    SETTINGS,
+    Case,
+    Row,
+    check_a_restored_agent_continues_identically,
+    check_columns_are_averaged,
+    close,
+    collected,
+    make,
+    row_of,
+    score,
+    step_of,
+    stream,
+    table,
+    transitions,
+    vector,
+)
+
+import npg
+from npg import features as F
+from npg.algorithms import AverageRewardActorCritic
+from npg.critics import TRACES
+from npg.envs.mdps import garnet, random_walk, two_state
+from npg.envs.tabular import TabularEnv, TabularVectorEnv
+from npg.exact import TabularMDP, enumerate_trajectories
+from npg.policies import SoftmaxLinear
+
+STEPS = {"alpha": SETTINGS["alpha"], "alpha_w": SETTINGS["alpha_w"], "alpha_r": 0.05} | DECAYS
+CONTINUING = garnet(5, 2, 2, gamma=0.9, seed=0)
+HERE = Case(SoftmaxLinear(F.OneHot(5), 2), F.OneHot(5), None)
+
+
+def continuing(*args, **kwargs):
+    """Steps of episodes that are only ever cut by a time limit."""
+    return [
+        replace(traj, terminated=np.zeros_like(traj.terminated), truncated=traj.terminated | traj.truncated)
+        for traj in stream(*args, **kwargs)
+    ]
+
+
+def box(case, theta, w, rows, *, alpha, alpha_w, alpha_r, lam_theta, lam_w, trace="accumulating"):
+    """The box of Sutton & Barto (2018), section 13.6, with the critic's trace of chapter 7; θ, w, R̄ after each step."""
+    features = case.value_features
+    z_w, z_theta, average, v_old = 0 * w, 0 * theta, 0.0, 0.0
+    for s in rows:
+        x = vector(features, s.obs)
+        v, v_next = w @ x, w @ vector(features, s.next_obs)
+        delta = s.r - average + v_next - v
+        average = average + alpha_r * delta
+        if trace == "accumulating":
+            z_w = lam_w * z_w + x
+            w = w + alpha_w * delta * z_w
+        elif trace == "replacing":
+            z_w = np.array([1.0 if x[i] == 1 else lam_w * z_w[i] for i in range(len(x))])
+            w = w + alpha_w * delta * z_w
+        else:
+            z_w = lam_w * z_w + (1 - alpha_w * lam_w * (z_w @ x)) * x
+            w = w + alpha_w * (delta + v - v_old) * z_w - alpha_w * (v - v_old) * x
+            v_old = v_next
+        z_theta = lam_theta * z_theta + score(case.policy, theta, s.obs, s.a)
+        theta = theta + alpha * delta * z_theta
+        if s.truncated:
+            z_w, z_theta, v_old = 0 * w, 0 * theta, 0.0
+        yield theta, w, average
+
+
+@pytest.mark.equation("8.10", "8.17")
+@pytest.mark.parametrize(("kind", "trace"), KINDS_AND_TRACES)
+@given(seeds, st.sampled_from([0.0, 0.7]), st.sampled_from([0.0, 0.9]))
+@settings(max_examples=15)
+def test_one_column_is_the_box_of_the_book_line_by_line(kind, trace, seed, lam_theta, lam_w):
+    case, setting = CASES[kind], STEPS | {"trace": trace, "lam_theta": lam_theta, "lam_w": lam_w}
+    agent, steps = make(AverageRewardActorCritic, case, seed, **setting), continuing(case, seed)
+    agent.average_reward = np.zeros(())
+    expected = box(case, agent.theta.copy(), agent.critic.w.copy(), map(row_of, steps), **setting)
+    for traj, (theta, w, average) in zip(steps, expected, strict=True):
+        diagnostics = agent.update(traj, np.random.default_rng(0))
+        close(agent.theta, theta)
+        close(agent.critic.w, w)
+        close(agent.average_reward, average)
+        assert diagnostics["average_reward"] == float(agent.average_reward)
+
+
+@pytest.mark.equation("8.17")
+def test_a_collected_run_is_the_box_of_the_book_line_by_line():
+    agent = make(AverageRewardActorCritic, HERE, **STEPS)
+    agent.average_reward = np.zeros(())
+    theta, w, steps = agent.theta.copy(), agent.critic.w.copy(), []
+    for traj in collected(agent, TimeLimit(TabularEnv(CONTINUING), 20), 100):
+        agent.update(traj, np.random.default_rng(0))
+        steps.append(traj)
+    assert any(traj.truncated.any() for traj in steps)
+    *_, (theta, w, average) = box(HERE, theta, w, map(row_of, steps), **STEPS)
+    close(agent.theta, theta)
+    close(agent.critic.w, w)
+    close(agent.average_reward, average)
+
+
+@pytest.mark.equation("8.9")
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize(("kind", "trace"), KINDS_AND_TRACES)
+@given(seeds)
+@settings(max_examples=3)
+def test_columns_are_averaged_and_reset_steps_change_nothing(kind, trace, resets, seed):
+    setting = STEPS | {"trace": trace}
+    agent = make(AverageRewardActorCritic, CASES[kind], seed, columns=3, **setting)
+    singles = [make(AverageRewardActorCritic, CASES[kind], **setting) for _ in range(3)]
+    check_columns_are_averaged(agent, singles, continuing(CASES[kind], seed, columns=3, resets=resets))
+
+
+@pytest.mark.equation("8.9")
+@pytest.mark.parametrize("trace", TRACES)
+def test_collected_columns_are_averaged_and_reset_steps_change_nothing(trace):
+    agent = make(AverageRewardActorCritic, HERE, columns=3, trace=trace, **STEPS)
+    singles = [make(AverageRewardActorCritic, HERE, trace=trace, **STEPS) for _ in range(3)]
+    check_columns_are_averaged(agent, singles, collected(agent, TabularVectorEnv(CONTINUING, 3, 6), 60))
+
+
+def test_a_reset_step_alone_changes_nothing():
+    agent = make(AverageRewardActorCritic, CASES["dense"], trace="dutch")
+    for traj in continuing(CASES["dense"], 0, steps=4, resets=True):
+        before = agent.state()
+        agent.update(traj, np.random.default_rng(0))
+    assert not traj.valid.any()
+    assert all(np.array_equal(agent.state()[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("trace", ["accumulating", "dutch"])
+def test_a_restored_agent_continues_identically(trace):
+    case = CASES["gaussian"]
+    check_a_restored_agent_continues_identically(
+        lambda seed: make(AverageRewardActorCritic, case, seed, columns=2, trace=trace, **STEPS),
+        continuing(case, 0, steps=8, columns=2, resets=True),
+    )
+
+
+# Stationary means
+
+
+def _mixed(p):
+    """Any state may follow any other, so that there is one stationary distribution."""
+    return p._replace(mdp=replace(p.mdp, P=0.9 * p.mdp.P + 0.1 / p.mdp.n_states))
+
+
+tasks = problems(episodic=False, most=3).map(_mixed)
+
+
+def agent_at(p, v, average, **setting):
+    """An agent whose critic is the table v, with the average reward that it believes in."""
+    setting = {"alpha": 1.0, "alpha_w": 0.0, "alpha_r": 0.0, "lam_w": 0.0} | setting
+    agent = AverageRewardActorCritic(p.policy, table(p.mdp), **setting)
+    agent.init(p.rng)
+    agent.theta, agent.critic.w, agent.average_reward = p.theta.copy(), np.array(v), np.array(average)
+    return agent
+
+
+@pytest.mark.equation("8.15", "8.17")
+@given(tasks)
+@settings(max_examples=200)
+def test_the_mean_step_of_the_average_reward_is_its_error_whatever_the_values_are(p):
+    mu, v, average = p.mdp.stationary_distribution(p.policy, p.theta), 5 * p.rng.normal(size=p.mdp.n_states), 0.3
+    mean = 0.0
+    for s, _, _, probability, traj in transitions(p.mdp, p.policy, p.mdp.policy_matrix(p.policy, p.theta)):
+        agent = agent_at(p, v, average, alpha_r=0.5)
+        agent.update(traj, p.rng)
+        mean += mu[s] * probability * (float(agent.average_reward) - average)
+    assert mean == pytest.approx(0.5 * (p.mdp.average_reward(p.policy, p.theta) - average), abs=1e-12)
+
+
+def mean_last_step(p, v, average, lam, length):
+    """E[δ_t z_t] of the last of ``length`` steps from a stationary start."""
+    mu = p.mdp.stationary_distribution(p.policy, p.theta)
+    mdp = TabularMDP(p.mdp.P, p.mdp.R, p.mdp.gamma, mu)
+    paths, probability = enumerate_trajectories(mdp, p.policy, p.theta, length)
+    paths.truncated[:] = False
+    agent, mean = agent_at(p, v, average, lam_theta=lam), 0.0
+    begin = agent.state()
+    for i, q in enumerate(probability):
+        agent.load_state(begin)
+        for traj in steps_of(paths[i]):
+            agent.theta = p.theta.copy()
+            agent.update(traj, p.rng)
+        mean = mean + q * (agent.theta - p.theta)
+    return mean
+
+
+@pytest.mark.equation("8.16", "8.17")
+@given(tasks, st.sampled_from([0.0, 0.7]), st.integers(1, 2))
+@settings(max_examples=40)
+def test_with_exact_values_the_mean_of_the_actor_is_the_gradient_of_the_average_reward(p, lam, length):
+    v = p.mdp.differential_value(p.policy, p.theta) + 7.0  # up to a constant
+    gradient = p.mdp.average_reward_gradient(p.policy, p.theta)
+    size = 1e-11 * (1 + np.abs(v).max())
+    for average in (p.mdp.average_reward(p.policy, p.theta), -2.0):  # whatever is believed of it
+        np.testing.assert_allclose(mean_last_step(p, v, average, lam, length), gradient, rtol=0, atol=size)
+
+
+@pytest.mark.equation("8.16", "8.17")
+@given(tasks, st.sampled_from([0.0, 0.7, 1.0]), st.integers(1, 2))
+@settings(max_examples=40)
+def test_with_wrong_values_the_bias_is_what_actions_do_to_the_error_of_later_states(p, lam, length):
+    pi, error = p.mdp.policy_matrix(p.policy, p.theta), p.rng.normal(size=p.mdp.n_states)
+    chain, mu = np.einsum("sa,sat->st", pi, p.mdp.P), p.mdp.stationary_distribution(p.policy, p.theta)
+    # Σ_{k<K} λ^k (e(S_{k+1}) − e(S_k)) less e(S_0), for a past of K steps.
+    later = sum(
+        (1 - lam if k < length - 1 else 1) * lam**k * np.linalg.matrix_power(chain, k) @ error for k in range(length)
+    )
+    q, x = p.mdp.P @ later, p.policy.features(np.arange(p.mdp.n_states))
+    bias = p.policy.all_actions_gradient(p.theta, x, q, mu)
+    v = p.mdp.differential_value(p.policy, p.theta)
+    expected = p.mdp.average_reward_gradient(p.policy, p.theta) + bias
+    mean = mean_last_step(p, v + error, 0.1, lam, length)
+    np.testing.assert_allclose(mean, expected, rtol=0, atol=1e-11 * (1 + np.abs(v).max()))
+
+
+@pytest.mark.equation("8.15", "8.16", "8.17")
+def test_the_two_states_have_the_numbers_of_the_chapter():
+    p = Problem(two_state(), SoftmaxLinear(F.OneHot(2), 2), np.zeros(4), np.random.default_rng(0))
+    for length in (1, 2, 3):
+        mean = mean_last_step(p, [-1 / 4, 1 / 4], 3 / 4, 0.9, length)
+        assert mean == pytest.approx([1 / 16, 5 / 16, -1 / 16, -5 / 16], abs=1e-14)
+
+
+@pytest.mark.equation("8.17")
+@pytest.mark.parametrize("columns", [1, 3])
+def test_of_a_table_the_sum_of_values_and_the_average_reward_move_together(columns):
+    setting = STEPS | {"lam_w": 0.0}
+    agent = make(AverageRewardActorCritic, CASES["one-hot"], columns=columns, **setting)
+
+    def conserved():
+        return agent.critic.w.sum() - agent.alpha_w / agent.alpha_r * agent.average_reward
+
+    before = conserved()
+    for traj in continuing(CASES["one-hot"], 0, columns=columns, resets=True):
+        agent.update(traj, np.random.default_rng(0))
+    assert agent.average_reward != 0
+    assert conserved() == pytest.approx(before, abs=1e-13)
+
+
+# Ends
+
+
+@pytest.mark.equation("8.10", "8.17")
+@pytest.mark.parametrize("trace", TRACES)
+def test_a_time_limit_cuts_the_traces_and_not_the_value(trace):
+    case = CASES["one-hot"]
+    agent = make(AverageRewardActorCritic, case, alpha_w=0.1, alpha_r=0.5, lam_w=0.5, trace=trace)
+    agent.critic.w, agent.average_reward = np.array([1.0, 4, 0, 0, 0]), np.array(0.25)
+    row = Row(0, 1, 3.0, 1, False, True, 0)
+    agent.update(step_of(case.policy, [row], row), np.random.default_rng(0))
+    delta = 3 - 0.25 + 4 - 1
+    assert agent.critic.w == pytest.approx([1 + 0.1 * delta, 4, 0, 0, 0], abs=1e-14)
+    assert agent.average_reward == pytest.approx(0.25 + 0.5 * delta, abs=1e-14)
+    assert not agent.z.any()
+    assert not agent.critic.z.any()
+    assert not agent.critic.v_old.any()
+
+
+@pytest.mark.parametrize("truncated", [False, True])
+def test_a_termination_is_an_error_that_changes_nothing(truncated):
+    agent = make(AverageRewardActorCritic, CASES["one-hot"], columns=2)
+    inside, end = Row(0, 1, 3.0, 1, False, False, 0), Row(0, 1, 3.0, 1, True, truncated, 0)
+    before = agent.state()
+    with pytest.raises(ValueError, match="the environment terminated an episode"):
+        agent.update(step_of(CASES["one-hot"].policy, [inside, end], inside), np.random.default_rng(0))
+    assert all(np.array_equal(agent.state()[name], value) for name, value in before.items())
+
+
+def test_training_in_an_episodic_environment_is_an_error():
+    env = TabularEnv(random_walk(5))
+    with pytest.raises(ValueError, match="the average reward is of tasks that go on"):
+        npg.train(npg.make_agent("average_reward_actor_critic", env), env, steps=1000, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("lam_theta", 1.01), ("lam_theta", -0.1), ("lam_w", 1.01), ("lam_w", -0.1), ("alpha", -1), ("alpha_w", -1),
+        ("alpha_r", -1), ("alpha_r", None), ("trace", "none"), ("columns", 0),
+    ],
+)  # fmt: skip
+def test_bad_settings_are_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=rf"^{name} must be"):
+        make(AverageRewardActorCritic, CASES["dense"], **{name: value})
+
+
+def test_replacing_traces_need_binary_features():
+    with pytest.raises(ValueError, match=r"^trace='replacing' needs binary features"):
+        make(AverageRewardActorCritic, CASES["dense"], trace="replacing")

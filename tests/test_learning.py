@@ -1,0 +1,73 @@
+"""What the presets reach from the command line, over seeds they were not tuned on, with the signal and without it."""
+
+import gymnasium
+import numpy as np
+import pytest
+from scipy.stats import t
+
+import npg
+from npg.cli import main
+
+SEEDS = range(10)
+
+
+def results(capsys, tmp_path, algorithm: str, env_id: str) -> np.ndarray:
+    """Mean return of 100 sampled evaluation episodes, for each seed, as ``npg train`` prints it."""
+    means = []
+    for seed in SEEDS:
+        out = tmp_path / f"{algorithm}-{env_id}-{seed}"
+        assert main(["train", algorithm, env_id, "--seed", str(seed), "--out", str(out), "--sample"]) == 0
+        means.append(float(capsys.readouterr().out.split("mean return ")[1].split(" ")[0]))
+    half = t.ppf(0.975, len(means) - 1) * np.std(means, ddof=1) / np.sqrt(len(means))
+    print(f"{algorithm} {env_id}: {np.mean(means):.1f} ± {half:.1f} (95 %), {means}")
+    return np.array(means)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("algorithm", "env_id", "least", "of_ten"),
+    [
+        ("a2c", "CartPole-v1", 475, 9),
+        ("actor_critic_lambda", "MountainCar-v0", -125, 8),
+        ("actor_critic_lambda", "Pendulum-v1", -175, 8),
+    ],
+)
+def test_presets_learn(capsys, tmp_path, algorithm, env_id, least, of_ten):
+    assert (results(capsys, tmp_path, algorithm, env_id) >= least).sum() >= of_ten
+
+
+class NoGoal(gymnasium.Wrapper):
+    """The goal does not end the episode, so nothing tells it from the rest."""
+
+    def step(self, action):
+        obs, reward, _, truncated, info = self.env.step(action)
+        return obs, reward, False, truncated, info
+
+
+class NoSignal(gymnasium.RewardWrapper):
+    """Every step has the same reward."""
+
+    def reward(self, reward):
+        return -5.0
+
+
+def without_signal(algorithm: str, env_id: str, wrapper: type[gymnasium.Wrapper], seed: int) -> float:
+    """Sampled evaluation on the real environment after training with the preset on one without its signal."""
+    env = npg.make_env(env_id)
+    agent = npg.make_agent(algorithm, env)
+    npg.train(agent, wrapper(env), steps=npg.presets.preset(algorithm, env_id).steps, seed=seed)
+    return float(npg.evaluate(agent, env, episodes=100, seed=seed, deterministic=False).mean())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("env_id", "wrapper", "most"),
+    [
+        ("MountainCar-v0", NoGoal, -130),  # zero values are optimistic: leaving no state unvisited reaches about −140
+        ("Pendulum-v1", NoSignal, -400),
+    ],
+)
+def test_without_the_signal_the_same_settings_fail(env_id, wrapper, most):
+    means = [without_signal("actor_critic_lambda", env_id, wrapper, seed) for seed in range(5)]
+    print(f"{env_id} without its signal: {means}")
+    assert np.mean(means) < most
