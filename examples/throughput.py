@@ -1,10 +1,12 @@
-"""Environment steps per second on CartPole-v1: the bare environment, collection alone, and REINFORCE training.
+"""Environment steps per second: the bare environment, collection alone, and training.
 
-One row per number of parallel environments; "scalar" steps one environment without a vector around it. Medians
-over repeats taken in turn, so that a machine that slows down slows all columns alike. Writes throughput.png
-where matplotlib is installed.
+REINFORCE on CartPole-v1 by default; ``--method actor_critic_lambda`` is the online actor–critic with traces on
+MountainCarContinuous-v0, mean, log σ and value on tile coding (11 tilings of 10×10), one update a step. One row
+per number of parallel environments; "scalar" steps one environment without a vector around it. Medians over
+repeats taken in turn, so that a machine that slows down slows all columns alike. Writes throughput.png where
+matplotlib is installed.
 
-    python examples/throughput.py [--repeats 5] [--steps 100000]
+    python examples/throughput.py [--method reinforce] [--repeats 5] [--steps 100000]
 """
 
 import argparse
@@ -17,30 +19,34 @@ import npg
 from npg.rollout import Collector
 
 SIZES = {"scalar": 0, "8": 8, "64": 64, "512": 512}
+TILES = {"kind": "tile", "n_tilings": 11, "n_tiles": 10}
+ON_TILES = {"features": TILES, "scale_features": TILES, "value_features": TILES, "alpha": 1e-4, "alpha_w": 1e-2}
+METHODS = {"reinforce": ("CartPole-v1", {}), "actor_critic_lambda": ("MountainCarContinuous-v0", ON_TILES)}
 
 
-def make(n: int):
-    return npg.make_vec("CartPole-v1", n) if n else npg.make_env("CartPole-v1")
+def make(method: str, n: int):
+    env_id, settings = METHODS[method]
+    env = npg.make_vec(env_id, n) if n else npg.make_env(env_id)
+    return env, npg.make_agent(method, env, **settings)
 
 
-def bare(n: int, steps: int) -> float:
+def bare(method: str, n: int, steps: int) -> float:
     """Step with actions drawn beforehand; episodes begin again as they end."""
-    env, columns = make(n), max(n, 1)
-    actions = np.random.default_rng(0).integers(2, size=(steps // columns, columns))
-    choices = actions if n else [int(a) for a in actions[:, 0]]
+    (env, _), columns = make(method, n), max(n, 1)
+    env.action_space.seed(0)
+    actions = [env.action_space.sample() for _ in range(steps // columns)]
     env.reset(seed=0)
     start = time.perf_counter()
-    for action in choices:
+    for action in actions:
         _, _, terminated, truncated, _ = env.step(action)
         if not n and (terminated or truncated):
             env.reset()
-    return actions.size / (time.perf_counter() - start)
+    return len(actions) * columns / (time.perf_counter() - start)
 
 
-def collection(n: int, steps: int) -> float:
+def collection(method: str, n: int, steps: int) -> float:
     """The collector with a policy that samples its actions, and no learning."""
-    env, columns = make(n), max(n, 1)
-    agent = npg.make_agent("reinforce", env)
+    (env, agent), columns = make(method, n), max(n, 1)
     agent.init(np.random.default_rng(0))
     collector, rng = Collector(env, 0), np.random.default_rng(0)
     start = time.perf_counter()
@@ -48,22 +54,23 @@ def collection(n: int, steps: int) -> float:
     return np.count_nonzero(traj.valid) / (time.perf_counter() - start)
 
 
-def training(n: int, steps: int) -> float:
-    """npg.train with the preset."""
-    env = make(n)
-    history = npg.train(npg.make_agent("reinforce", env), env, steps=steps, seed=0)
+def training(method: str, n: int, steps: int) -> float:
+    """npg.train."""
+    env, agent = make(method, n)
+    history = npg.train(agent, env, steps=steps, seed=0)
     return history["steps"][-1] / history["seconds"][-1]
 
 
-MEASURES: dict[str, Callable[[int, int], float]] = {
+MEASURES: dict[str, Callable[[str, int, int], float]] = {
     "bare environment": bare,
     "collection": collection,
-    "REINFORCE training": training,
+    "training": training,
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", choices=METHODS, default="reinforce")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=100_000)
     args = parser.parse_args()
@@ -71,7 +78,7 @@ def main() -> None:
     print(f"{'environments':<14}" + "".join(f"{name:>22}" for name in MEASURES) + f"{'train/bare':>12}")
     medians = {}
     for label, n in SIZES.items():
-        runs = [[measure(n, args.steps) for measure in MEASURES.values()] for _ in range(args.repeats)]
+        runs = [[measure(args.method, n, args.steps) for measure in MEASURES.values()] for _ in range(args.repeats)]
         medians[label] = np.median(runs, axis=0)
         ratio = np.median([run[2] / run[0] for run in runs])
         print(f"{label:<14}" + "".join(f"{rate:>22,.0f}" for rate in medians[label]) + f"{ratio:>12.2f}", flush=True)
