@@ -20,8 +20,8 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy --strict npg
 
 test: lint
-	$(BIN)/pytest -m 'not slow' --cov=npg --cov-report=term-missing:skip-covered --cov-fail-under=95
+	$(BIN)/pytest -n auto -m 'not slow' --cov=npg --cov-report=term-missing:skip-covered --cov-fail-under=95
 
 test-all: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto
 
