@@ -40,7 +40,7 @@ CARTPOLE_METHODS = {
     "one-step AC": ("one_step_actor_critic", 0, SCALE | {"alpha": 0.05, "alpha_w": 0.1}),
     "AC(λ)": ("actor_critic_lambda", 0, SCALE | {"alpha": 0.02, "alpha_w": 0.02, "lam_theta": 0.8, "lam_w": 0.8}),
     "batch AC": ("batch_actor_critic", 16, SCALE | {"lam": 0.95, "alpha": 0.3}),
-    "A2C": ("a2c", 16, SCALE | {"steps": 32, "lam": 0.98, "alpha": 0.05, "alpha_w": 1.0}),
+    "A2C": ("a2c", 16, SCALE | {"n_steps": 32, "lam": 0.98, "alpha": 0.05, "alpha_w": 1.0}),
 }
 CORRIDOR_METHODS = {
     "REINFORCE": ("reinforce", 0, ONE_BASELINE | {"baseline": "none", "alpha": 2**-12}),
@@ -52,7 +52,7 @@ CORRIDOR_METHODS = {
         ONE_VALUE | {"alpha": 2**-9, "alpha_w": 2**-6, "lam_theta": 0.8, "lam_w": 0.8},
     ),
     "batch AC": ("batch_actor_critic", 0, ONE_VALUE | {"episodes": 4, "lam": 0.95, "alpha": 0.1}),
-    "A2C": ("a2c", 4, ONE_VALUE | {"steps": 32, "lam": 0.95, "beta": 0.0, "alpha": 0.05, "alpha_w": 0.5}),
+    "A2C": ("a2c", 4, ONE_VALUE | {"n_steps": 32, "lam": 0.95, "beta": 0.0, "alpha": 0.05, "alpha_w": 0.5}),
 }
 RACES = {  # environment: its methods, first logits, environment steps
     "CartPole-v1": (CARTPOLE_METHODS, None, 100_000),

@@ -74,6 +74,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=100_000)
     args = parser.parse_args()
+    if args.repeats < 1 or args.steps < max(SIZES.values()):
+        parser.error(f"--repeats must be at least 1 and --steps at least {max(SIZES.values())}")
 
     print(f"{'environments':<14}" + "".join(f"{name:>22}" for name in MEASURES) + f"{'train/bare':>12}")
     medians = {}

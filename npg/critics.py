@@ -2,10 +2,9 @@
 
 # mypy: disable-error-code="no-any-return"
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from scipy import linalg
@@ -41,9 +40,15 @@ def ridge_least_squares(x: Array, y: Array, ridge: float) -> Array:
 
     Raises
     ------
+    ValueError
+        If shapes disagree, or κ is no number of at least 0.
     FloatingPointError
         If x or y is not finite.
     """
+    if np.ndim(x) != 2 or np.shape(y) != np.shape(x)[:1]:
+        raise ValueError(f"x and y must have shapes (B, d) and (B,), got {np.shape(x)} and {np.shape(y)}")
+    if not (is_number(ridge) and ridge >= 0):
+        raise ValueError(f"ridge must be a number of at least 0, got {ridge!r}")
     try:
         if ridge == 0:
             return linalg.lstsq(x, y)[0]
@@ -237,9 +242,18 @@ class LinearValue:
         """Length of w."""
         return self.model.n_params
 
-    def x(self, obs: Array) -> Array:
-        """The features of each observation in dense form, for fits: (B, d)."""
-        return dense(self.features(obs), self.features.n_features)
+    def x(self, obs: Array, actions: Array | None = None) -> Array:
+        """The features of each observation in dense form, for fits: (B, d).
+
+        With ``actions`` (B,), those of the pairs, x(s) in the block of the action and 0 elsewhere: (B, k d). Every fit
+        and target of this module is then one of action values.
+        """
+        x = dense(self.features(obs), self.features.n_features)
+        if actions is None:
+            return x
+        blocks = np.zeros((len(x), self.n_actions, x.shape[1]))
+        blocks[np.arange(len(x)), actions] = x
+        return blocks.reshape(len(x), -1)
 
     def value(self, w: Array, obs: Array) -> Array:
         """v̂ of each observation: (B,); q̂ of each action: (B, k) for k > 1 actions."""
@@ -259,8 +273,8 @@ def add_traces(w: Array, z: Array, error: Array) -> Array:
     return blas.dgemv(1.0, z.T, error, 1.0, w, overwrite_y=True)
 
 
-def successive_features(features: Callable[[Array], Any], traj: Trajectories) -> tuple[Any, Any]:
-    """x(S) and x(S') of one step of each environment, ``traj`` of T = 1; at least one must be valid.
+def observations(traj: Trajectories) -> tuple[Array, Array]:
+    """S and S' of one step of each environment, ``traj`` of T = 1, of which at least one is valid: (N, …).
 
     Rows that are no transitions get those of one that is, because their zeros need not be an observation.
     """
@@ -268,7 +282,7 @@ def successive_features(features: Callable[[Array], Any], traj: Trajectories) ->
     if np.count_nonzero(valid) < len(valid):
         rows = np.where(valid, np.arange(len(valid)), valid.argmax())
         obs, next_obs = obs[rows], next_obs[rows]
-    return features(obs), features(next_obs)
+    return obs, next_obs
 
 
 class TDLambda(Stateful):
@@ -282,12 +296,13 @@ class TDLambda(Stateful):
       online TD(λ): after each step w is that of the online λ-return algorithm, Eq. (7.15).
 
     Over an episode with frozen weights Σ_t δ_t z_t is the sum of λ-return errors times features, Eq. (7.12). The
-    updates of N environments are averaged.
+    updates of N environments are averaged. For action values x is that of the pair (S, A), and v̂(S') becomes
+    Σ_a π(a|S') q̂(S', a), expected Sarsa(λ), Eq. (8.5).
 
     Parameters
     ----------
     value : LinearValue
-        Of states.
+        Of states, or of actions.
     columns : int
         N.
     alpha, gamma, lam : float
@@ -298,7 +313,7 @@ class TDLambda(Stateful):
     ------
     ValueError
         If λ or γ lies outside [0, 1], α is no number of at least 0, ``trace`` is none of the three, or it is
-        replacing and the features are not binary.
+        replacing and the features are not binary, or dutch and the values are of actions.
     """
 
     learned: ClassVar[tuple[str, ...]] = ("w", "z", "v_old")
@@ -306,6 +321,7 @@ class TDLambda(Stateful):
     def __init__(
         self, value: LinearValue, columns: int, alpha: float, gamma: float, lam: float, trace: str = "accumulating"
     ) -> None:
+        at_least("columns", columns, 1)
         for name, setting in (("gamma", gamma), ("lam", lam)):
             if not (is_number(setting) and 0 <= setting <= 1):
                 raise ValueError(f"{name} must lie in [0, 1], got {setting!r}")
@@ -315,30 +331,53 @@ class TDLambda(Stateful):
             raise ValueError(f"trace must be one of {', '.join(TRACES)}, got {trace!r}")
         if trace == "replacing" and not isinstance(value.features, BINARY):
             raise ValueError(f"trace='replacing' needs binary features (one-hot or tile), got {value.features}")
+        if trace == "dutch" and value.n_actions > 1:
+            raise ValueError(f"trace='dutch' needs a value of states, got one of {value.n_actions} actions")
         self.value, self.alpha, self.gamma, self.lam, self.trace = value, alpha, gamma, lam, trace
         self.w = np.zeros(value.n_params)
         self.z = np.zeros((columns, value.n_params))
         self.v_old = np.zeros(columns)
 
-    def update(self, traj: Trajectories) -> Array:
-        """Learn from one step of each environment, ``traj`` of T = 1, and return δ, 0 where there is none: (N,)."""
-        model, valid = self.value.model, traj.valid[0]
-        N, n = len(valid), int(np.count_nonzero(valid))
+    def update(self, traj: Trajectories, pi_next: Array | None = None) -> Array:
+        """Learn from one step of each environment, ``traj`` of T = 1, and return δ, 0 where there is none: (N,).
+
+        ``pi_next`` (N, k) is π(·|S'), which action values need.
+
+        Raises
+        ------
+        ValueError
+            If ``traj`` is not one step of ``columns`` environments, or ``pi_next`` does not fit the value.
+        """
+        model, N, k = self.value.model, len(self.z), self.value.n_actions
+        if traj.valid.shape != (1, N):
+            raise ValueError(f"traj must be one step of columns = {N} environments, got (T, N) = {traj.valid.shape}")
+        given = None if pi_next is None else pi_next.shape
+        if given != (None if k == 1 else (N, k)):
+            raise ValueError(f"pi_next must have shape {(N, k)}, and is for values of actions only, got {given}")
+        valid = traj.valid[0]
+        n = int(np.count_nonzero(valid))
         if n == 0:
             return np.zeros(N)
-        x, x_next = successive_features(self.value.features, traj)
-        values = model.forward(self.w, np.concatenate((x, x_next)))[:, 0]
-        v, v_next = values[:N], values[N:] * ~traj.terminated[0]
+        x, x_next = map(self.value.features, observations(traj))
+        values = model.forward(self.w, np.concatenate((x, x_next)))
+        u = valid[:, None].astype(float)
+        if k == 1:
+            v, v_next = values[:N, 0], values[N:, 0]
+        else:
+            u = u * (traj.actions[0][:, None] == np.arange(k))
+            v, v_next = (u * values[:N]).sum(axis=1), (pi_next * values[N:]).sum(axis=1)
+        v_next = v_next * ~traj.terminated[0]
         delta = (traj.rewards[0] + self.gamma * v_next - v) * valid
         self.z *= self.gamma * self.lam
         error = delta
         if self.trace == "accumulating":
-            model.accumulate(self.z, x, valid[:, None].astype(float))
+            model.accumulate(self.z, x, u)
         elif self.trace == "replacing":
-            self.z[np.nonzero(valid)[0][:, None], x[valid]] = 1
+            row, action = np.nonzero(u)
+            self.z.reshape(N, k, -1)[row[:, None], action[:, None], x[row]] = 1
         else:
-            overlap = (self.z * dense(x, model.n_features)).sum(axis=1)
-            model.accumulate(self.z, x, (valid * (1 - self.alpha * overlap))[:, None])
+            at_x = np.take_along_axis(self.z, x, 1) if x.dtype.kind in "iu" else self.z * x
+            model.accumulate(self.z, x, u * (1 - self.alpha * at_x.sum(axis=1))[:, None])
             change = (v - self.v_old) * valid
             error = delta + change
             self.w -= self.alpha / n * model.vjp(self.w, x, change[:, None])

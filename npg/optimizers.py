@@ -86,9 +86,12 @@ class RMSProp(Ascent):
 
 
 def clip_norm(g: Array, c: float) -> Array:
-    """g · min(1, c/‖g‖), Eq. (8.13): (n,)."""
-    norm = float(np.linalg.norm(g))
-    return g if norm <= c else g * (c / norm)
+    """g · min(1, c/‖g‖) for c > 0, Eq. (8.13): (n,)."""
+    scale = np.abs(g).max()
+    if not np.isfinite(scale) or scale == 0:
+        return g
+    norm = scale * np.linalg.norm(g / scale)  # the squares of a large g would overflow
+    return g if norm <= c else g / scale * (c * scale / norm)
 
 
 OPTIMIZERS: dict[str, type[Ascent]] = {"ascent": Ascent, "adam": Adam, "rmsprop": RMSProp}

@@ -47,7 +47,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ("a2c", "CartPole-v1"): Preset(
         num_envs=16,
         steps=300_000,
-        settings={"scale": [2.4, 3.0, 0.21, 3.0], "steps": 32, "lam": 0.98, "alpha": 0.02, "alpha_w": 1.0},
+        settings={"scale": [2.4, 3.0, 0.21, 3.0], "n_steps": 32, "lam": 0.98, "alpha": 0.02, "alpha_w": 1.0},
     ),
     ("actor_critic_lambda", "MountainCar-v0"): Preset(
         steps=60_000,
@@ -105,7 +105,7 @@ def preset(algorithm: str, env_id: str | None) -> Preset:
     """
     if algorithm not in ALGORITHMS:
         raise ValueError(f"algorithm must be one of {', '.join(ALGORITHMS)}, got {algorithm!r}")
-    return PRESETS.get((algorithm, env_id or ""), Preset())
+    return PRESETS.get((algorithm, env_id or ""), Preset(num_envs=16 if algorithm == "a2c" else 0))
 
 
 def make_agent(algorithm: str, env: Env, **settings: Any) -> Agent:

@@ -484,7 +484,11 @@ def train(
     except BaseException as error:
         error.history = history  # type: ignore[attr-defined]
         if run and (run.path / "checkpoint.npz").is_file():
-            advice = "" if isinstance(error, DivergenceError) else f"; go on with: npg train --resume {run.path}"
+            advice = (
+                ""
+                if isinstance(error, DivergenceError | ValueError | TypeError)
+                else f"; go on with: npg train --resume {run.path}"
+            )
             error.add_note(f"the checkpoint of step {run.saved_steps()} is kept in {run.path}{advice}")
         raise
     return history

@@ -32,7 +32,7 @@ from npg.policies import SoftmaxLinear
 from npg.returns import gae, n_step_returns
 from npg.rollout import Trajectories
 
-SETTINGS = {"gamma": 0.8, "steps": 5, "advantage": "gae", "lam": 0.7, "n": 2, "beta": 0.3, "clip": 0.5}
+SETTINGS = {"gamma": 0.8, "n_steps": 5, "advantage": "gae", "lam": 0.7, "n": 2, "beta": 0.3, "clip": 0.5}
 SETTINGS |= {"normalize": False, "optimizer": "ascent", "alpha": 0.01, "alpha_w": 0.1}
 UNCLIPPED = {"clip": 1e9, "alpha": 1.0, "alpha_w": 1.0}
 
@@ -107,7 +107,7 @@ def check_box(kind, seed, **changed):
     theta, w = agent.theta.copy(), agent.w.copy()
     optimizer = OPTIMIZERS[setting.pop("optimizer")]
     ascents = optimizer(len(theta), setting.pop("alpha")), optimizer(len(w), setting.pop("alpha_w"))
-    del setting["steps"]
+    del setting["n_steps"]
     for traj in segments(case, seed):
         assert not traj.valid.all()
         theta, w = box(case, theta, w, ascents, traj, **setting)
@@ -262,7 +262,7 @@ def test_columns_and_reset_steps_do_not_matter():
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_segment_of_reset_steps_alone_changes_nothing(optimizer):
-    agent, steps = make(CASES["one-hot"], optimizer=optimizer, steps=1), stream(CASES["one-hot"], 0, 4, resets=True)
+    agent, steps = make(CASES["one-hot"], optimizer=optimizer, n_steps=1), stream(CASES["one-hot"], 0, 4, resets=True)
     for traj in steps:
         before = agent.state()
         diagnostics = agent.update(traj, np.random.default_rng(0))
@@ -305,7 +305,7 @@ def test_a_restored_agent_continues_identically(optimizer):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("gamma", 1.01), ("steps", 0), ("advantage", "td"), ("lam", -0.1), ("lam", 1.01), ("n", 0), ("beta", -1),
+        ("gamma", 1.01), ("n_steps", 0), ("advantage", "td"), ("lam", -0.1), ("lam", 1.01), ("n", 0), ("beta", -1),
         ("clip", -1), ("clip", None), ("normalize", 1), ("optimizer", "sgd"), ("alpha", -1), ("alpha_w", -1),
     ],
 )  # fmt: skip

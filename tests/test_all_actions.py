@@ -66,11 +66,11 @@ def box(case, theta, w, rows, *, gamma, alpha, alpha_w, outer_discount):
 def test_one_column_is_its_box_line_by_line(kind, seed, outer_discount):
     case, setting = CASES[kind], SETTINGS | {"outer_discount": outer_discount}
     agent, steps = make(AllActions, case, seed, **setting), stream(case, seed)
-    expected = box(case, agent.theta.copy(), agent.w.copy(), map(row_of, steps), **setting)
+    expected = box(case, agent.theta.copy(), agent.critic.w.copy(), map(row_of, steps), **setting)
     for traj, (theta, w) in zip(steps, expected, strict=True):
         agent.update(traj, np.random.default_rng(0))
         close(agent.theta, theta)
-        close(agent.w, w)
+        close(agent.critic.w, w)
 
 
 @pytest.mark.equation("8.5")
@@ -78,7 +78,7 @@ def test_one_column_is_its_box_line_by_line(kind, seed, outer_discount):
 def test_a_collected_run_is_its_box_line_by_line(outer_discount):
     setting = SETTINGS | {"outer_discount": outer_discount}
     agent = make(AllActions, WALK, **setting)
-    theta, w, steps = agent.theta.copy(), agent.w.copy(), []
+    theta, w, steps = agent.theta.copy(), agent.critic.w.copy(), []
     for traj in collected(agent, TimeLimit(TabularEnv(random_walk(5)), 6), 100):
         agent.update(traj, np.random.default_rng(0))
         steps.append(traj)
@@ -86,7 +86,7 @@ def test_a_collected_run_is_its_box_line_by_line(outer_discount):
     assert any(traj.terminated.any() for traj in steps)
     *_, (theta, w) = box(WALK, theta, w, map(row_of, steps), **setting)
     close(agent.theta, theta)
-    close(agent.w, w)
+    close(agent.critic.w, w)
 
 
 @pytest.mark.equation("8.9")
@@ -136,9 +136,9 @@ def steps_from_all_states(p, q):
     agent = AllActions(p.policy, table(p.mdp), gamma=p.mdp.gamma, alpha=1.0, alpha_w=1.0)
     agent.init(p.rng)
     for s, a, _, probability, traj in transitions(p.mdp, p.policy, p.mdp.policy_matrix(p.policy, p.theta)):
-        agent.theta, agent.w = p.theta.copy(), q.T.ravel()
+        agent.theta, agent.critic.w = p.theta.copy(), q.T.ravel()
         agent.update(traj, p.rng)
-        yield s, a, probability, agent.theta - p.theta, agent.w.reshape(q.T.shape).T - q
+        yield s, a, probability, agent.theta - p.theta, agent.critic.w.reshape(q.T.shape).T - q
 
 
 @pytest.mark.equation("5.14", "8.5")
@@ -189,11 +189,11 @@ def test_the_step_of_the_actor_depends_neither_on_the_action_taken_nor_on_a_base
 @pytest.mark.parametrize(("terminated", "truncated", "delta"), [(0, 0, 6), (0, 1, 6), (1, 0, 2), (1, 1, 2)])
 def test_only_a_termination_has_no_value_to_come(terminated, truncated, delta):
     agent = make(AllActions, WALK, gamma=0.5, alpha=0.0, alpha_w=0.1, outer_discount=True)
-    agent.theta, agent.w = np.zeros(12), np.repeat([1.0, 15.0], 6)
+    agent.theta, agent.critic.w = np.zeros(12), np.repeat([1.0, 15.0], 6)
     row = Row(0, 0, 3.0, 1, bool(terminated), bool(truncated), 0)
     agent.update(step_of(WALK.policy, [row], row), np.random.default_rng(0))
-    assert agent.w[0] == pytest.approx(1 + 0.1 * delta, abs=1e-14)
-    assert agent.w[1:].tolist() == [1] * 5 + [15] * 6
+    assert agent.critic.w[0] == pytest.approx(1 + 0.1 * delta, abs=1e-14)
+    assert agent.critic.w[1:].tolist() == [1] * 5 + [15] * 6
     assert agent.I == (1.0 if terminated or truncated else 0.5)
 
 

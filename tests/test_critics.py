@@ -873,3 +873,66 @@ def test_bad_settings_of_td_are_named(changed, message):
 def test_replacing_traces_on_features_that_are_not_binary_are_refused(features):
     with pytest.raises(ValueError, match=r"^trace='replacing' needs binary features \(one-hot or tile\), got "):
         critic(features, trace="replacing")
+
+
+def one_step_of(rng, n_states, n_actions, columns=1):
+    """A made-up step of each environment: states, actions, rewards; none ends."""
+    shape = (1, columns)
+    no, yes = np.zeros(shape, dtype=bool), np.ones(shape, dtype=bool)
+    s, s_next = rng.integers(n_states, size=(2, *shape))
+    a, r = rng.integers(n_actions, size=shape), rng.normal(size=shape)
+    return Trajectories(s, s[..., None], a, r, s_next, no, no.copy(), yes, np.zeros(shape, dtype=int))
+
+
+@pytest.mark.equation("8.5", "7.11", "7.13")
+@pytest.mark.parametrize("trace", ["accumulating", "replacing"])
+def test_a_critic_of_actions_learns_by_expected_sarsa_with_traces(trace):
+    rng, S, A, alpha, gamma, lam = np.random.default_rng(0), 4, 3, 0.1, 0.9, 0.7
+    critic = TDLambda(LinearValue(F.OneHot(S), A), 1, alpha, gamma, lam, trace)
+    q, z = np.zeros((A, S)), np.zeros((A, S))
+    for t in range(30):
+        traj = one_step_of(rng, S, A)
+        traj.terminated[:], traj.truncated[:] = t % 7 == 6, t % 11 == 10
+        pi = rng.dirichlet(np.ones(A))
+        s, a, r, s_next = (array[0, 0] for array in (traj.obs, traj.actions, traj.rewards, traj.next_obs))
+        delta = r + gamma * (pi @ q[:, s_next]) * (not traj.terminated[0, 0]) - q[a, s]
+        z *= gamma * lam
+        z[a, s] = 1 if trace == "replacing" else z[a, s] + 1
+        q += alpha * delta * z
+        if traj.terminated[0, 0] or traj.truncated[0, 0]:
+            z[:] = 0
+        assert critic.update(traj, pi[None]) == pytest.approx([delta], rel=1e-12)
+        np.testing.assert_allclose(critic.w.reshape(A, S), q, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.equation("7.2", "1.14")
+def test_fits_of_action_values_are_fits_to_the_features_of_pairs():
+    rng = np.random.default_rng(0)
+    value, s, a = LinearValue(F.OneHot(3), 2), rng.integers(3, size=60), rng.integers(2, size=60)
+    G = rng.normal(size=60)
+    w = ridge_least_squares(value.x(s, a), G, 0.0)
+    table = np.array([[G[(s == i) & (a == j)].mean() for i in range(3)] for j in range(2)])
+    np.testing.assert_allclose(w.reshape(2, 3), table, atol=1e-13)
+    np.testing.assert_allclose(value.value(w, np.arange(3)), table.T, atol=1e-13)
+
+
+def test_a_step_that_does_not_fit_the_critic_is_named():
+    rng = np.random.default_rng(0)
+    critic, of_actions = (TDLambda(LinearValue(F.OneHot(4), k), 2, 0.1, 0.9, 0.5) for k in (1, 3))
+    for columns in (1, 3):
+        with pytest.raises(ValueError, match="one step of columns = 2 environments"):
+            critic.update(one_step_of(rng, 4, 3, columns))
+    with pytest.raises(ValueError, match="pi_next must have shape"):
+        critic.update(one_step_of(rng, 4, 3, 2), np.ones((2, 1)))
+    for pi_next in (None, np.ones((2, 2))):
+        with pytest.raises(ValueError, match="pi_next must have shape"):
+            of_actions.update(one_step_of(rng, 4, 3, 2), pi_next)
+    with pytest.raises(ValueError, match="trace='dutch' needs a value of states"):
+        TDLambda(LinearValue(F.OneHot(4), 3), 1, 0.1, 0.9, 0.5, "dutch")
+    for columns in (0, -1, 1.5):
+        with pytest.raises(ValueError, match="columns must be an integer of at least 1"):
+            TDLambda(LinearValue(F.OneHot(4)), columns, 0.1, 0.9, 0.5)
+    with pytest.raises(ValueError, match="ridge must be a number of at least 0"):
+        ridge_least_squares(np.ones((3, 1)), np.ones(3), -1.0)
+    with pytest.raises(ValueError, match="x and y must have shapes"):
+        ridge_least_squares(np.ones((3, 1)), np.ones(2), 1.0)

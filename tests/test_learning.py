@@ -51,6 +51,25 @@ class NoSignal(gymnasium.RewardWrapper):
         return -5.0
 
 
+class Noise(gymnasium.vector.VectorRewardWrapper):
+    """Rewards have nothing to do with what happens."""
+
+    def rewards(self, rewards):
+        return self.np_random.normal(size=self.num_envs)
+
+
+@pytest.mark.slow
+def test_a2c_learns_from_the_rewards_of_cartpole_and_not_from_noise():
+    means = []
+    for seed in range(5):
+        env = npg.make_vec("CartPole-v1", 16)
+        agent = npg.make_agent("a2c", env)
+        npg.train(agent, Noise(env), steps=300_000, seed=seed)
+        means.append(npg.evaluate(agent, env, episodes=100, seed=seed, deterministic=False).mean())
+    print(f"CartPole-v1 with noise for rewards: {means}")
+    assert np.mean(means) < 200
+
+
 def without_signal(algorithm: str, env_id: str, wrapper: type[gymnasium.Wrapper], seed: int) -> float:
     """Sampled evaluation on the real environment after training with the preset on one without its signal."""
     env = npg.make_env(env_id)
@@ -68,6 +87,7 @@ def without_signal(algorithm: str, env_id: str, wrapper: type[gymnasium.Wrapper]
     ],
 )
 def test_without_the_signal_the_same_settings_fail(env_id, wrapper, most):
-    means = [without_signal("actor_critic_lambda", env_id, wrapper, seed) for seed in range(5)]
+    means = np.array([without_signal("actor_critic_lambda", env_id, wrapper, seed) for seed in range(5)])
     print(f"{env_id} without its signal: {means}")
-    assert np.mean(means) < most
+    assert means.mean() < most
+    assert (means >= (-125 if env_id == "MountainCar-v0" else -175)).sum() <= 1  # of 5: learning is 8 of 10

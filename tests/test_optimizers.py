@@ -230,3 +230,11 @@ def test_the_state_of_another_optimizer_is_an_error():
         Ascent(3, 0.1).load_state(Adam(3, 0.1).state())
     with pytest.raises(ValueError, match="state must hold arrays of shapes"):
         Adam(3, 0.1).load_state(Ascent(3, 0.1).state())
+
+
+@pytest.mark.equation("8.13")
+def test_a_gradient_whose_squares_overflow_is_clipped_and_one_that_is_not_finite_is_left_alone():
+    np.testing.assert_allclose(clip_norm(np.array([3e200, 4e200]), 0.5), [0.3, 0.4], rtol=1e-14)
+    assert np.isnan(clip_norm(np.array([np.nan, 1.0]), 0.5)[0])
+    assert np.isinf(clip_norm(np.array([np.inf, 1.0]), 0.5)[0])
+    np.testing.assert_array_equal(clip_norm(np.array([3.0, 4.0]), np.inf), [3, 4])

@@ -34,7 +34,7 @@ class A2C(Agent):
         Of the critic v̂(s; w) = wᵀx(s).
     gamma : float
         Discount γ in [0, 1].
-    steps : int
+    n_steps : int
         T, steps of each environment per update.
     advantage : {"gae", "n_step"}
         Â_t by Eq. (7.20), or by Eq. (7.19); both bootstrap at the end of the T steps and at time limits, Eq. (8.10).
@@ -43,7 +43,7 @@ class A2C(Agent):
     beta : float
         Weight β of the entropy.
     clip : float
-        Largest norm c of each gradient, Eq. (8.13).
+        Largest norm c of each gradient, Eq. (8.13); 0 does not clip.
     normalize : bool
         Shift and divide Â to mean 0 and standard deviation 1 over the batch, unless that is rounding.
     optimizer : {"rmsprop", "adam", "ascent"}
@@ -53,7 +53,7 @@ class A2C(Agent):
 
     value_features: Features = features("polynomial")
     gamma: float = number(0.99, 0, 1)
-    steps: int = integer(16, 1)
+    n_steps: int = integer(16, 1)
     advantage: str = choice("gae", "n_step")
     lam: float = number(0.95, 0, 1)
     n: int = integer(5, 1)
@@ -69,7 +69,7 @@ class A2C(Agent):
     @property
     def collect(self) -> Steps:
         """T steps of each environment."""
-        return Steps(self.steps)
+        return Steps(self.n_steps)
 
     def init(self, rng: Rng) -> None:
         """θ as the policy begins it, w = 0."""
@@ -100,7 +100,8 @@ class A2C(Agent):
         ones = np.ones(len(A))
         g = self.policy.weighted_score(self.theta, x, a, A / len(A))
         g = g + self.beta * self.policy.entropy_grad(self.theta, x, ones / len(A))
-        self.theta = self.ascent.step(self.theta, clip_norm(g, self.clip))
-        self.w = self.ascent_w.step(self.w, clip_norm(g_w, self.clip))
+        c = self.clip or np.inf
+        self.theta = self.ascent.step(self.theta, clip_norm(g, c))
+        self.w = self.ascent_w.step(self.w, clip_norm(g_w, c))
         entropy = float(self.policy.entropy(self.theta, x).mean())
         return {"advantage_std": float(spread), "entropy": entropy, "gradient_norm": float(np.linalg.norm(g))}

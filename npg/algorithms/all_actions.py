@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from .._typing import Rng
-from ..critics import LinearValue, successive_features
+from ..critics import LinearValue, TDLambda, observations
 from ..distributions import Categorical, log_softmax
 from ..features import Features, rows
 from ..rollout import ONE_STEP, Steps, Trajectories
@@ -34,8 +34,12 @@ class AllActions(Agent):
         Of the critic q̂(s, a; w) = w_aᵀx(s), learned by expected Sarsa.
     gamma : float
         Discount γ in [0, 1].
+    lam_w : float
+        Decay of the critic's trace, in [0, 1]; 0 is the box.
     alpha, alpha_w : float
         Step sizes of θ and w.
+    trace : {"accumulating", "replacing"}
+        Of the critic, as ``npg.critics.TDLambda`` has them.
     outer_discount : bool
         I = γ^t; False keeps I = 1, which follows Eq. (1.10).
     columns : int
@@ -49,12 +53,14 @@ class AllActions(Agent):
 
     value_features: Features = features("polynomial")
     gamma: float = number(0.99, 0, 1)
+    lam_w: float = number(0.0, 0, 1)
     alpha: float = number(0.01, 0)
     alpha_w: float = number(0.05, 0)
+    trace: str = choice("accumulating", "replacing")
     outer_discount: bool = choice(False, True)
     columns: int = integer(1, 1)
 
-    learned: ClassVar[tuple[str, ...]] = ("theta", "w", "I")
+    learned: ClassVar[tuple[str, ...]] = ("theta", "critic", "I")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,28 +75,23 @@ class AllActions(Agent):
     def init(self, rng: Rng) -> None:
         """θ as the policy begins it, w = 0, I = 1."""
         super().init(rng)
-        self.q = LinearValue(self.value_features, self.policy.distribution.n_actions)
-        self.w = np.zeros(self.q.n_params)
+        value = LinearValue(self.value_features, self.policy.distribution.n_actions)
+        self.critic = TDLambda(value, self.columns, self.alpha_w, self.gamma, self.lam_w, self.trace)
         self.I = np.ones(self.columns)
 
     def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
         """One pass of the loop."""
-        policy, model = self.policy, self.q.model
-        x, a, valid = rows(traj.x, 0), traj.actions[0], traj.valid[0]
-        n, column = int(np.count_nonzero(valid)), np.arange(len(a))
+        policy, value = self.policy, self.critic.value
+        x, valid = rows(traj.x, 0), traj.valid[0]
+        n = int(np.count_nonzero(valid))
         if n == 0:
             return {"squared_td_error": 0.0}
-        x_q, x_q_next = successive_features(self.value_features, traj)
-        _, x_next = successive_features(policy.features, traj)
+        obs, next_obs = observations(traj)
 
-        q = model.forward(self.w, x_q)
-        pi_next = np.exp(log_softmax(policy.eta(self.theta, x_next)))
-        v_next = (pi_next * model.forward(self.w, x_q_next)).sum(axis=1) * ~traj.terminated[0]
-        delta = (traj.rewards[0] + self.gamma * v_next - q[column, a]) * valid
+        q = value.value(self.critic.w, obs)
+        pi_next = np.exp(log_softmax(policy.eta(self.theta, policy.features(next_obs))))
+        delta = self.critic.update(traj, pi_next)
         self.theta = self.theta + self.alpha / n * policy.all_actions_gradient(self.theta, x, q, self.I * valid)
-        u = np.zeros(q.shape)
-        u[column, a] = delta
-        self.w = self.w + self.alpha_w / n * model.vjp(self.w, x_q, u)
         if self.outer_discount:
             self.I *= self.gamma
 

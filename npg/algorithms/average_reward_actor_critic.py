@@ -33,7 +33,7 @@ class AverageRewardActorCritic(Agent):
     value_features : features
         Of the critic v̂(s; w) = wᵀx(s) of differential values.
     lam_theta, lam_w : float
-        Decay of the actor's and of the critic's trace, in [0, 1]; below 1, or traces grow without bound.
+        Decay of the actor's and of the critic's trace, in [0, 1).
     alpha, alpha_w, alpha_r : float
         Step sizes of θ, w and the average reward R̄.
     trace : {"accumulating", "replacing", "dutch"}
@@ -44,7 +44,8 @@ class AverageRewardActorCritic(Agent):
     Raises
     ------
     ValueError
-        In ``update``, where an episode terminates: the task is not a continuing one.
+        For a λ of 1, with which traces grow without bound; in ``update``, where an episode terminates: the task is
+        not a continuing one.
 
     Notes
     -----
@@ -61,6 +62,12 @@ class AverageRewardActorCritic(Agent):
     columns: int = integer(1, 1)
 
     learned: ClassVar[tuple[str, ...]] = ("theta", "critic", "z", "average_reward")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("lam_theta", "lam_w"):
+            if getattr(self, name) == 1:
+                raise ValueError(f"{name} must be below 1, or its trace grows without bound, got 1")
 
     @property
     def collect(self) -> Steps:
@@ -79,7 +86,9 @@ class AverageRewardActorCritic(Agent):
     def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
         """One pass of the loop."""
         if traj.terminated.any():
-            raise ValueError("the average reward is of tasks that go on; the environment terminated an episode")
+            raise ValueError(
+                "the average reward is of tasks that go on, but an episode terminated: try actor_critic_lambda"
+            )
         x, a, valid = rows(traj.x, 0), traj.actions[0], traj.valid[0]
         n = max(int(np.count_nonzero(valid)), 1)
 
