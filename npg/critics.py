@@ -270,7 +270,14 @@ def add_traces(w: Array, z: Array, error: Array) -> Array:
     z : (N, n)
     error : (N,)
     """
+    if len(z) == 1:
+        return blas.daxpy(z[0], w, a=error[0])
     return blas.dgemv(1.0, z.T, error, 1.0, w, overwrite_y=True)
+
+
+def decay(z: Array, factor: float) -> None:
+    """z ← factor z, in place, by BLAS as ``add_traces``: (N, n)."""
+    blas.dscal(factor, z.reshape(-1))
 
 
 def observations(traj: Trajectories) -> tuple[Array, Array]:
@@ -337,6 +344,7 @@ class TDLambda(Stateful):
         self.w = np.zeros(value.n_params)
         self.z = np.zeros((columns, value.n_params))
         self.v_old = np.zeros(columns)
+        self._one = columns == value.n_actions == 1 and trace == "accumulating" and isinstance(value.features, BINARY)
 
     def update(self, traj: Trajectories, pi_next: Array | None = None) -> Array:
         """Learn from one step of each environment, ``traj`` of T = 1, and return δ, 0 where there is none: (N,).
@@ -351,6 +359,8 @@ class TDLambda(Stateful):
         model, N, k = self.value.model, len(self.z), self.value.n_actions
         if traj.valid.shape != (1, N):
             raise ValueError(f"traj must be one step of columns = {N} environments, got (T, N) = {traj.valid.shape}")
+        if self._one and pi_next is None:
+            return self._update_one(traj) if traj.valid[0, 0] else np.zeros(1)
         given = None if pi_next is None else pi_next.shape
         if given != (None if k == 1 else (N, k)):
             raise ValueError(f"pi_next must have shape {(N, k)}, and is for values of actions only, got {given}")
@@ -368,7 +378,7 @@ class TDLambda(Stateful):
             v, v_next = (u * values[:N]).sum(axis=1), (pi_next * values[N:]).sum(axis=1)
         v_next = v_next * ~traj.terminated[0]
         delta = (traj.rewards[0] + self.gamma * v_next - v) * valid
-        self.z *= self.gamma * self.lam
+        decay(self.z, self.gamma * self.lam)
         error = delta
         if self.trace == "accumulating":
             model.accumulate(self.z, x, u)
@@ -388,3 +398,17 @@ class TDLambda(Stateful):
             self.z[ends] = 0
             self.v_old[ends] = 0
         return delta
+
+    def _update_one(self, traj: Trajectories) -> Array:
+        """``update`` for one environment and binary features, on numbers instead of rows: half the time."""
+        features = self.value.features
+        active, active_next = features(traj.obs[0])[0], features(traj.next_obs[0])[0]
+        terminated, w, z = bool(traj.terminated[0, 0]), self.w, self.z[0]
+        v_next = 0.0 if terminated else w[active_next].sum()
+        delta = traj.rewards[0, 0] + self.gamma * v_next - w[active].sum()
+        decay(z, self.gamma * self.lam)
+        z[active] += 1  # no index occurs twice in a row of binary features
+        blas.daxpy(z, w, a=self.alpha * delta)
+        if terminated or traj.truncated[0, 0]:
+            z[:] = 0
+        return np.array([delta])

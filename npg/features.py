@@ -466,10 +466,9 @@ class TileCoding(_BoxFeatures):
             u = u.clip(0, most)
             if np.isnan(u).any():
                 raise ValueError("observations must be numbers, got NaN")
-        position = u.astype(np.int64)
         x = first if self.table_size is None else np.zeros_like(first)
-        for i, table in enumerate(tiles):
-            x = x + table.take(position[:, i], axis=0, mode="clip")
+        for table, position in zip(tiles, u.astype(np.int64).T, strict=True):
+            x = x + table.take(position, axis=0, mode="clip")
         if self.table_size is not None:
             # The products wrap at 2⁶⁴; their upper halves depend on every bit of the tile's number.
             h = x.view(np.uint64)

@@ -86,11 +86,13 @@ class Linear:
         if x.dtype.kind not in "iu":
             z += (u[:, :, None] * x[:, None, :]).reshape(z.shape)
             return
-        x = x.astype(np.intp, copy=False)
+        columns = (x if len(x) == 1 else x[:, None, :]) + self._first_columns
+        if x.dtype != np.intp:
+            columns = columns.astype(np.intp)
         if len(z) == 1:  # NumPy has a fast loop for vectors
-            np.add.at(z[0], (x + self._first_columns).ravel(), u[0].repeat(x.shape[1]))
+            np.add.at(z[0], columns.ravel(), u[0].repeat(x.shape[1]))
         else:
-            np.add.at(z, (np.arange(len(z))[:, None, None], x[:, None, :] + self._first_columns), u[:, :, None])
+            np.add.at(z, (np.arange(len(z))[:, None, None], columns), u[:, :, None])
 
     def jacobian(self, theta: Array, x: Inputs) -> Array:
         """J = I_k ⊗ xᵀ for each row, Eq. (3.2), for reading and tests: (B, k, n)."""

@@ -353,9 +353,13 @@ def _one_step(
     t: int,
 ) -> Trajectories:
     # What _stack makes of one row, without copies: the online methods' case, where stacking costs most of a step.
-    numbers = (np.array([[number]]) for number in (terminated, truncated, valid, t))
-    x = x[None] if isinstance(x, np.ndarray) else _stack([x])
-    return Trajectories(obs[None], x, action[None], np.array([[reward]]), next_obs[None], *numbers)
+    if isinstance(x, tuple):
+        first = x[0][None]
+        x = first, first if x[1] is x[0] else x[1][None]
+    else:
+        x = x[None]
+    flags = np.array([[terminated]]), np.array([[truncated]]), np.array([[valid]])
+    return Trajectories(obs[None], x, action[None], np.array([[reward]]), next_obs[None], *flags, np.array([[t]]))
 
 
 def _env_action(space: spaces.Space[Any], vector: bool) -> Callable[[Array], Any]:

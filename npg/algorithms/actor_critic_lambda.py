@@ -17,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 
 from .._typing import Rng
-from ..critics import TRACES, LinearValue, TDLambda, add_traces
+from ..critics import TRACES, LinearValue, TDLambda, add_traces, decay
 from ..features import Features, rows
 from ..rollout import ONE_STEP, Steps, Trajectories
 from .base import Agent, choice, features, integer, number
@@ -82,7 +82,7 @@ class ActorCriticLambda(Agent):
         n = max(int(np.count_nonzero(valid)), 1)
 
         delta = self.critic.update(traj)
-        self.z *= self.gamma * self.lam_theta
+        decay(self.z, self.gamma * self.lam_theta)
         self.policy.accumulate_score(self.z, self.theta, x, a, self.I * valid)
         self.theta = add_traces(self.theta, self.z, self.alpha / n * delta)
         if self.outer_discount:
@@ -91,4 +91,4 @@ class ActorCriticLambda(Agent):
         ends = traj.terminated[0] | traj.truncated[0] | ~valid
         if np.count_nonzero(ends):
             self.z[ends], self.I[ends] = 0, 1
-        return {"squared_td_error": float(delta @ delta) / n}
+        return {"squared_td_error": float(delta.dot(delta)) / n}

@@ -17,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 
 from .._typing import Rng
-from ..critics import TRACES, LinearValue, TDLambda, add_traces
+from ..critics import TRACES, LinearValue, TDLambda, add_traces, decay
 from ..features import Features, rows
 from ..rollout import ONE_STEP, Steps, Trajectories
 from .base import Agent, choice, features, integer, number
@@ -94,9 +94,9 @@ class AverageRewardActorCritic(Agent):
 
         delta = self.critic.update(replace(traj, rewards=traj.rewards - self.average_reward))
         self.average_reward = self.average_reward + self.alpha_r / n * delta.sum()
-        self.z *= self.lam_theta
+        decay(self.z, self.lam_theta)
         self.policy.accumulate_score(self.z, self.theta, x, a, valid * 1.0)
         self.theta = add_traces(self.theta, self.z, self.alpha / n * delta)
 
         self.z[traj.truncated[0]] = 0
-        return {"average_reward": float(self.average_reward), "squared_td_error": float(delta @ delta) / n}
+        return {"average_reward": float(self.average_reward), "squared_td_error": float(delta.dot(delta)) / n}
