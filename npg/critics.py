@@ -226,16 +226,16 @@ class LinearValue:
     features : features
         x.
     n_actions : int, optional
-        Of an action-value function.
+        k, of an action-value function; without it the values are of states.
     """
 
     features: Features
-    n_actions: int = 1
+    n_actions: int | None = None
 
     @cached_property
     def model(self) -> Linear:
         """The linear map, which takes dense features and active indices."""
-        return Linear(self.features.n_features, self.n_actions)
+        return Linear(self.features.n_features, self.n_actions or 1)
 
     @property
     def n_params(self) -> int:
@@ -251,14 +251,14 @@ class LinearValue:
         x = dense(self.features(obs), self.features.n_features)
         if actions is None:
             return x
-        blocks = np.zeros((len(x), self.n_actions, x.shape[1]))
+        blocks = np.zeros((len(x), self.model.n_outputs, x.shape[1]))
         blocks[np.arange(len(x)), actions] = x
         return blocks.reshape(len(x), -1)
 
     def value(self, w: Array, obs: Array) -> Array:
-        """v̂ of each observation: (B,); q̂ of each action: (B, k) for k > 1 actions."""
+        """v̂ of each observation: (B,); or q̂ of each action: (B, k)."""
         eta = self.model.forward(w, self.features(obs))
-        return eta if self.n_actions > 1 else eta[:, 0]
+        return eta[:, 0] if self.n_actions is None else eta
 
 
 def add_traces(w: Array, z: Array, error: Array) -> Array:
@@ -338,13 +338,14 @@ class TDLambda(Stateful):
             raise ValueError(f"trace must be one of {', '.join(TRACES)}, got {trace!r}")
         if trace == "replacing" and not isinstance(value.features, BINARY):
             raise ValueError(f"trace='replacing' needs binary features (one-hot or tile), got {value.features}")
-        if trace == "dutch" and value.n_actions > 1:
+        if trace == "dutch" and value.n_actions is not None:
             raise ValueError(f"trace='dutch' needs a value of states, got one of {value.n_actions} actions")
         self.value, self.alpha, self.gamma, self.lam, self.trace = value, alpha, gamma, lam, trace
         self.w = np.zeros(value.n_params)
         self.z = np.zeros((columns, value.n_params))
         self.v_old = np.zeros(columns)
-        self._one = columns == value.n_actions == 1 and trace == "accumulating" and isinstance(value.features, BINARY)
+        of_states, binary = value.n_actions is None, isinstance(value.features, BINARY)
+        self._one = columns == 1 and of_states and trace == "accumulating" and binary
 
     def update(self, traj: Trajectories, pi_next: Array | None = None) -> Array:
         """Learn from one step of each environment, ``traj`` of T = 1, and return δ, 0 where there is none: (N,).
@@ -362,8 +363,8 @@ class TDLambda(Stateful):
         if self._one and pi_next is None:
             return self._update_one(traj) if traj.valid[0, 0] else np.zeros(1)
         given = None if pi_next is None else pi_next.shape
-        if given != (None if k == 1 else (N, k)):
-            raise ValueError(f"pi_next must have shape {(N, k)}, and is for values of actions only, got {given}")
+        if given != (None if k is None else (N, k)):
+            raise ValueError(f"pi_next must be {'None for values of states' if k is None else (N, k)}, got {given}")
         valid = traj.valid[0]
         n = int(np.count_nonzero(valid))
         if n == 0:
@@ -371,7 +372,7 @@ class TDLambda(Stateful):
         x, x_next = map(self.value.features, observations(traj))
         values = model.forward(self.w, np.concatenate((x, x_next)))
         u = valid[:, None].astype(float)
-        if k == 1:
+        if k is None or pi_next is None:
             v, v_next = values[:N, 0], values[N:, 0]
         else:
             u = u * (traj.actions[0][:, None] == np.arange(k))
@@ -384,7 +385,7 @@ class TDLambda(Stateful):
             model.accumulate(self.z, x, u)
         elif self.trace == "replacing":
             row, action = np.nonzero(u)
-            self.z.reshape(N, k, -1)[row[:, None], action[:, None], x[row]] = 1
+            self.z.reshape(N, model.n_outputs, -1)[row[:, None], action[:, None], x[row]] = 1
         else:
             at_x = np.take_along_axis(self.z, x, 1) if x.dtype.kind in "iu" else self.z * x
             model.accumulate(self.z, x, u * (1 - self.alpha * at_x.sum(axis=1))[:, None])

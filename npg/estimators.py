@@ -64,6 +64,13 @@ def _check_ratios(ratios: Array, traj: Trajectories) -> None:
         raise ValueError(f"ratios must have shape {traj.rewards.shape}, got {np.shape(ratios)}")
 
 
+def _check_scores(psi: Array, weights: Array) -> None:
+    if np.ndim(psi) != 3 or np.shape(weights) != psi.shape[:2]:
+        raise ValueError(
+            f"psi must have shape (T, N, n) with the trajectories' T and N, {np.shape(weights)}, got {np.shape(psi)}"
+        )
+
+
 def score_sums(psi: Array, weights: Array) -> Array:
     """X = Σ_t w_t ψ_t: (N, n).
 
@@ -75,10 +82,7 @@ def score_sums(psi: Array, weights: Array) -> Array:
     psi : (T, N, n)
     weights : (T, N)
     """
-    if np.ndim(psi) != 3 or np.shape(weights) != psi.shape[:2]:
-        raise ValueError(
-            f"psi must have shape (T, N, n) with T, N of the trajectories, got {np.shape(psi)} with {np.shape(weights)}"
-        )
+    _check_scores(psi, weights)
     return np.einsum("tn,tnk->nk", weights, psi)
 
 
@@ -107,9 +111,10 @@ def gpomdp(psi: Array, traj: Trajectories, gamma: float, baseline: Array | float
     or is subtracted only until the episode ends, biases it by −∇E[Σ γ^k b_k], Eq. (5.6); constants do not.
     """
     r = _discount(traj, gamma) * (traj.rewards - baseline)
-    X, z = score_sums(0 * psi, r), 0.0
+    _check_scores(psi, r)
+    X, z = np.zeros((2, *psi.shape[1:]))
     for k in range(len(psi)):
-        z = z + psi[k]
+        z += psi[k]
         X += r[k, :, None] * z
     return X
 

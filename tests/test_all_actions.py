@@ -32,6 +32,7 @@ from npg.algorithms import AllActions
 from npg.distributions import Categorical
 from npg.envs.mdps import random_walk
 from npg.envs.tabular import TabularEnv, TabularVectorEnv
+from npg.features import OneHot
 
 DISCRETE = [kind for kind, case in CASES.items() if isinstance(case.policy.distribution, Categorical)]
 
@@ -212,3 +213,14 @@ def test_actions_that_cannot_be_summed_over_are_refused(kind):
 def test_bad_settings_are_refused_by_name(name, value):
     with pytest.raises(ValueError, match=rf"^{name} must be"):
         make(AllActions, CASES["dense"], **{name: value})
+
+
+@pytest.mark.equation("8.5")
+def test_with_one_action_only_the_critic_learns():
+    states = OneHot(4)
+    agent = AllActions(npg.SoftmaxLinear(states, 1), states, gamma=0.5, alpha_w=0.1)
+    agent.init(np.random.default_rng(0))
+    for traj in collected(agent, TimeLimit(TabularEnv(random_walk(3)), 4), 40):
+        agent.update(traj, np.random.default_rng(0))
+    assert not agent.theta.any()
+    assert agent.critic.w.any()

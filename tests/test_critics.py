@@ -493,15 +493,17 @@ def test_moments_that_overflow_are_an_error():
 
 
 @pytest.mark.equation("7.22")
-@pytest.mark.parametrize("n_actions", [1, 3])
+@pytest.mark.parametrize("n_actions", [None, 1, 3])
 @pytest.mark.parametrize("features", [Polynomial(BOX, degree=2), F.TileCoding(BOX, 4, 2)], ids=["dense", "tiles"])
 def test_a_linear_value_is_the_sum_of_weights_times_features(features, n_actions):
     rng, v = np.random.default_rng(0), LinearValue(features, n_actions)
     obs, d = rng.uniform(-1, 1, size=(6, 2)), features.n_features
     w = rng.normal(size=v.n_params)
-    expected = [[w[a * d : (a + 1) * d] @ vector(features, s) for a in range(n_actions)] for s in obs]
-    assert v.n_params == n_actions * d
-    assert np.allclose(v.value(w, obs), np.array(expected) if n_actions > 1 else np.ravel(expected), rtol=0, atol=1e-13)
+    expected = [[w[a * d : (a + 1) * d] @ vector(features, s) for a in range(n_actions or 1)] for s in obs]
+    assert v.n_params == (n_actions or 1) * d
+    expected = np.ravel(expected) if n_actions is None else np.array(expected)
+    assert v.value(w, obs).shape == expected.shape
+    assert np.allclose(v.value(w, obs), expected, rtol=0, atol=1e-13)
     assert np.array_equal(v.x(obs), [vector(features, s) for s in obs])
 
 
@@ -918,14 +920,14 @@ def test_fits_of_action_values_are_fits_to_the_features_of_pairs():
 
 def test_a_step_that_does_not_fit_the_critic_is_named():
     rng = np.random.default_rng(0)
-    critic, of_actions = (TDLambda(LinearValue(F.OneHot(4), k), 2, 0.1, 0.9, 0.5) for k in (1, 3))
+    critic, of_actions = (TDLambda(LinearValue(F.OneHot(4), k), 2, 0.1, 0.9, 0.5) for k in (None, 3))
     for columns in (1, 3):
         with pytest.raises(ValueError, match="one step of columns = 2 environments"):
             critic.update(one_step_of(rng, 4, 3, columns))
-    with pytest.raises(ValueError, match="pi_next must have shape"):
+    with pytest.raises(ValueError, match="pi_next must be"):
         critic.update(one_step_of(rng, 4, 3, 2), np.ones((2, 1)))
     for pi_next in (None, np.ones((2, 2))):
-        with pytest.raises(ValueError, match="pi_next must have shape"):
+        with pytest.raises(ValueError, match="pi_next must be"):
             of_actions.update(one_step_of(rng, 4, 3, 2), pi_next)
     with pytest.raises(ValueError, match="trace='dutch' needs a value of states"):
         TDLambda(LinearValue(F.OneHot(4), 3), 1, 0.1, 0.9, 0.5, "dutch")

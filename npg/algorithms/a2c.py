@@ -97,9 +97,8 @@ class A2C(Agent):
         spread = A.std()
         if self.normalize and spread > 1e-9 * max(np.abs(A).max(), np.abs(v).max()):
             A = (A - A.mean()) / spread
-        ones = np.ones(len(A))
         g = self.policy.weighted_score(self.theta, x, a, A / len(A))
-        g = g + self.beta * self.policy.entropy_grad(self.theta, x, ones / len(A))
+        g = g + self.beta * self.policy.entropy_grad(self.theta, x, np.full(len(A), 1 / len(A)))
         c = self.clip or np.inf
         self.theta = self.ascent.step(self.theta, clip_norm(g, c))
         self.w = self.ascent_w.step(self.w, clip_norm(g_w, c))

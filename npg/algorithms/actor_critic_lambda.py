@@ -81,7 +81,7 @@ class ActorCriticLambda(Agent):
         x, a, valid = rows(traj.x, 0), traj.actions[0], traj.valid[0]
         n = max(int(np.count_nonzero(valid)), 1)
 
-        delta = self.critic.update(traj)
+        delta = self.critic.update(traj)  # δ, z_w and w
         decay(self.z, self.gamma * self.lam_theta)
         self.policy.accumulate_score(self.z, self.theta, x, a, self.I * valid)
         self.theta = add_traces(self.theta, self.z, self.alpha / n * delta)

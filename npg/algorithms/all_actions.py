@@ -90,7 +90,7 @@ class AllActions(Agent):
 
         q = value.value(self.critic.w, obs)
         pi_next = np.exp(log_softmax(policy.eta(self.theta, policy.features(next_obs))))
-        delta = self.critic.update(traj, pi_next)
+        delta = self.critic.update(traj, pi_next)  # δ and w; q̂ above is that of the old w
         self.theta = self.theta + self.alpha / n * policy.all_actions_gradient(self.theta, x, q, self.I * valid)
         if self.outer_discount:
             self.I *= self.gamma

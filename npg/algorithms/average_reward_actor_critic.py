@@ -92,7 +92,7 @@ class AverageRewardActorCritic(Agent):
         x, a, valid = rows(traj.x, 0), traj.actions[0], traj.valid[0]
         n = max(int(np.count_nonzero(valid)), 1)
 
-        delta = self.critic.update(replace(traj, rewards=traj.rewards - self.average_reward))
+        delta = self.critic.update(replace(traj, rewards=traj.rewards - self.average_reward))  # δ, z_w and w
         self.average_reward = self.average_reward + self.alpha_r / n * delta.sum()
         decay(self.z, self.lam_theta)
         self.policy.accumulate_score(self.z, self.theta, x, a, valid * 1.0)

@@ -65,7 +65,7 @@ class OneStepActorCritic(Agent):
         x, a, valid = rows(traj.x, 0), traj.actions[0], traj.valid[0]
         n = max(int(np.count_nonzero(valid)), 1)
 
-        delta = self.critic.update(traj)
+        delta = self.critic.update(traj)  # δ and w
         self.theta = self.theta + self.alpha / n * self.policy.weighted_score(self.theta, x, a, self.I * delta)
         if self.outer_discount:
             self.I *= self.gamma

@@ -129,10 +129,12 @@ class Reinforce(Agent):
             b = leave_one_out_mean(t, G, total)
         elif self.baseline == "optimal":
             episode = traj.episodes()[traj.valid]
-            psi = discount[:, None] * self.policy.score(self.theta, x, a)
             X, Psi = np.zeros((2, M, self.policy.n_params))
-            np.add.at(X, episode, G[:, None] * psi)
-            np.add.at(Psi, episode, psi)
+            for i in range(M):
+                of_i = episode == i
+                x_i, a_i, w_i = rows(x, of_i), a[of_i], discount[of_i]
+                X[i] = self.policy.weighted_score(self.theta, x_i, a_i, w_i * G[of_i])
+                Psi[i] = self.policy.weighted_score(self.theta, x_i, a_i, w_i)
             b = optimal_baseline(X, Psi, leave_one_out=True)[episode, 0]
         delta = G - b
         if self.normalize and delta.std() > 1e-9 * np.abs(G).max():
