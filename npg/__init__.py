@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-from . import envs, estimators, exact, features, gradcheck, returns
+from . import envs, estimators, exact, features, gradcheck, returns, solvers, surrogates
 from .algorithms import ALGORITHMS
 from .envs import make_env, make_vec
 from .policies import GaussianLinear, Policy, SoftmaxLinear, make_policy
@@ -31,5 +31,7 @@ __all__ = [
     "make_policy",
     "make_vec",
     "returns",
+    "solvers",
+    "surrogates",
     "train",
 ]

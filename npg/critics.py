@@ -260,6 +260,31 @@ class LinearValue:
         eta = self.model.forward(w, self.features(obs))
         return eta[:, 0] if self.n_actions is None else eta
 
+    def on(self, w: Array, traj: Trajectories) -> tuple[Array, Array, Array]:
+        """x(S_t) of the valid rows, and v̂(S_t) and v̂(S_{t+1}), 0 in other rows: (B, …), (T, N), (T, N)."""
+        valid = traj.valid
+        x = self.features(traj.obs[valid])
+        v, v_next = np.zeros((2, *valid.shape))
+        v[valid] = self.model.forward(w, x)[:, 0]
+        v_next[valid] = self.value(w, traj.next_obs[valid])
+        return x, v, v_next
+
+
+def clipped_error(v: Array, v_old: Array, G: Array, c: float) -> Array:
+    """Minus the derivative by v of ½ max((v − G)², (v_old + clip(v − v_old, −c, c) − G)²), Eq. (11.16): (B,).
+
+    It is G − v, but 0 where v has gone further than c from v_old towards G. Without c > 0, G − v.
+
+    Parameters
+    ----------
+    v, v_old, G : (B,)
+        Values, those before the batch, and targets.
+    c : float
+        At least 0.
+    """
+    near = v_old + (v - v_old).clip(-c, c)
+    return np.where((np.abs(near - G) > np.abs(v - G)) & (c > 0), 0.0, G - v)
+
 
 def add_traces(w: Array, z: Array, error: Array) -> Array:
     """w + Σ_n error_n z_n, in place: one call of BLAS, because this is most of an online step. (n,).

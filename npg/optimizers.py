@@ -1,4 +1,4 @@
-"""What to do with a gradient: plain ascent and Adam. All of them maximise."""
+"""What to do with a gradient: plain ascent, Adam, RMSProp, and the length of a step. All of them maximise."""
 
 # mypy: disable-error-code="no-any-return"
 
@@ -92,6 +92,15 @@ def clip_norm(g: Array, c: float) -> Array:
         return g
     norm = scale * np.linalg.norm(g / scale)  # the squares of a large g would overflow
     return g if norm <= c else g / scale * (c * scale / norm)
+
+
+def kl_step(u: Array, Fu: Array, delta: float) -> Array:
+    """Δ = √(2δ / uᵀFu) u, so that ½ΔᵀFΔ = δ, Eqs. (9.1), (9.2), (9.7), (11.4); 0 where uᵀFu is not positive: (n,).
+
+    Along the natural gradient u = F^{-1}g it is the step √(2δ / gᵀF^{-1}g) F^{-1}g.
+    """
+    curvature = u @ Fu
+    return np.zeros_like(u) if curvature <= 0 else np.sqrt(2 * delta / curvature) * u
 
 
 OPTIMIZERS: dict[str, type[Ascent]] = {"ascent": Ascent, "adam": Adam, "rmsprop": RMSProp}

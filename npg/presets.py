@@ -34,6 +34,9 @@ class Preset:
 _MOUNTAIN_CAR_TILES = {"kind": "tile", "n_tilings": 8, "n_tiles": 8}
 _PENDULUM_TILES = {"kind": "tile", "n_tilings": 16, "n_tiles": [4, 4, 6]}
 
+PARALLEL = ("a2c", "npg", "natural_actor_critic", "trpo", "ppo_clip", "ppo_penalty", "dual_descent")
+"""Methods that take 16 environments at once by default."""
+
 PRESETS: dict[tuple[str, str], Preset] = {
     ("reinforce", "CartPole-v1"): Preset(
         num_envs=16,
@@ -105,7 +108,7 @@ def preset(algorithm: str, env_id: str | None) -> Preset:
     """
     if algorithm not in ALGORITHMS:
         raise ValueError(f"algorithm must be one of {', '.join(ALGORITHMS)}, got {algorithm!r}")
-    return PRESETS.get((algorithm, env_id or ""), Preset(num_envs=16 if algorithm == "a2c" else 0))
+    return PRESETS.get((algorithm, env_id or ""), Preset(num_envs=16 if algorithm in PARALLEL else 0))
 
 
 def make_agent(algorithm: str, env: Env, **settings: Any) -> Agent:

@@ -285,3 +285,20 @@ def weighted_advantages(
         weight = np.where(n < L, (1 - lam) * lam ** (n - 1), np.where(n == L, lam ** (n - 1), 0.0))
         advantages += weight * (n_step_returns(rewards, next_values, terminated, truncated, gamma, n) - values)
     return advantages
+
+
+def standardized(A: Array, scale: float) -> Array:
+    """(Â − mean) / std over the batch, Eq. (11.15); Â itself where its deviation is rounding of Â or of values.
+
+    Parameters
+    ----------
+    A : (B,)
+    scale : float
+        The largest magnitude of what Â is a difference of.
+
+    Returns
+    -------
+    (B,)
+    """
+    spread = A.std()
+    return (A - A.mean()) / spread if spread > 1e-9 * max(np.abs(A).max(), scale) else A

@@ -126,7 +126,8 @@ def test_only_declared_packages_are_imported():
             assert tops <= declared, path
 
 
-LAYERS = ["_typing", "_state", "distributions", "features", "models", "policies", "returns", "optimizers"]
+LAYERS = ["_typing", "_state", "solvers", "distributions", "features", "models", "policies", "surrogates"]
+LAYERS += ["returns", "optimizers"]
 LAYERS += ["rollout", "critics", "exact", "estimators", "envs", "gradcheck"]
 LAYERS += ["algorithms", "presets", "training", "plotting", "equations", "cli"]
 
@@ -152,7 +153,7 @@ def test_imports_point_one_way():
 def test_the_loop_the_runs_and_the_command_line_know_no_method():
     for module in ("training", "cli", "plotting", "rollout"):
         text = (ROOT / "npg" / f"{module}.py").read_text(encoding="utf-8").lower()
-        for name in ALGORITHMS:
+        for name in ALGORITHMS.keys() - {"npg"}:  # which is the name of the package too
             assert name not in text
 
 

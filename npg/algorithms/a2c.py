@@ -18,7 +18,7 @@ from .._typing import Rng
 from ..critics import LinearValue
 from ..features import Features, rows
 from ..optimizers import OPTIMIZERS, clip_norm
-from ..returns import gae, n_step_returns
+from ..returns import gae, n_step_returns, standardized
 from ..rollout import Steps, Trajectories
 from .base import Agent, choice, features, integer, number
 
@@ -84,10 +84,8 @@ class A2C(Agent):
         valid, ends = traj.valid, (traj.terminated, traj.truncated)
         if not valid.any():
             return {"advantage_std": 0.0, "entropy": 0.0, "gradient_norm": 0.0}
-        x, a, x_v = rows(traj.x, valid), traj.actions[valid], self.value_features(traj.obs[valid])
-        v, v_next = np.zeros((2, *valid.shape))
-        v[valid] = self.v.model.forward(self.w, x_v)[:, 0]
-        v_next[valid] = self.v.value(self.w, traj.next_obs[valid])
+        x, a = rows(traj.x, valid), traj.actions[valid]
+        x_v, v, v_next = self.v.on(self.w, traj)
         if self.advantage == "gae":
             A = gae(traj.rewards, v, v_next, *ends, self.gamma, self.lam)[valid]
         else:
@@ -95,8 +93,7 @@ class A2C(Agent):
 
         g_w = self.v.model.vjp(self.w, x_v, A[:, None] / len(A))
         spread = A.std()
-        if self.normalize and spread > 1e-9 * max(np.abs(A).max(), np.abs(v).max()):
-            A = (A - A.mean()) / spread
+        A = standardized(A, np.abs(v).max()) if self.normalize else A
         g = self.policy.weighted_score(self.theta, x, a, A / len(A))
         g = g + self.beta * self.policy.entropy_grad(self.theta, x, np.full(len(A), 1 / len(A)))
         c = self.clip or np.inf

@@ -1,0 +1,104 @@
+"""Dual descent on the divergence (Levine, CS 285; derivations, chapter 11).
+
+Loop: take T steps in each of N environments following π_θ; θ_old ← θ; then, with means over all rows,
+
+    Â_t ← generalised advantage of every row, with v̂(·, w)
+    J times:   K times:   θ ← a step of size α along ∇[mean of ρ_t Â_t − μ (D̄(θ_old, θ) − ε)]
+               μ ← max(0, μ + α_μ (D̄(θ_old, θ) − ε))
+    w ← argmin Σ (wᵀx(S_t) − Â_t − v̂(S_t))² + κ_w‖w‖²
+
+μ is the λ of the lecture; here λ belongs to the advantages.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from .._typing import Rng
+from ..critics import LinearValue, ridge_least_squares
+from ..features import Features, dense, rows
+from ..optimizers import OPTIMIZERS
+from ..returns import gae, standardized
+from ..rollout import Steps, Trajectories
+from ..surrogates import Surrogate
+from .base import Agent, choice, features, integer, number
+
+
+@dataclass
+class DualDescent(Agent):
+    """The trust region by its Lagrangian, maximised incompletely, and its multiplier, Eqs. (11.13), (11.14).
+
+    Parameters
+    ----------
+    policy : npg.Policy
+    value_features : features
+        Of the critic v̂(s; w) = wᵀx(s).
+    gamma : float
+        Discount γ in [0, 1].
+    n_steps : int
+        T, steps of each environment per update.
+    lam : float
+        λ of the advantages, Eq. (7.20).
+    ridge : float
+        κ_w of the critic's fit.
+    epsilon : float
+        ε, the mean divergence in nats that a batch may lead to.
+    dual_steps, primal_steps : int
+        J, steps of the multiplier, and K, steps of θ before each.
+    mu : float
+        μ to begin with.
+    normalize : bool
+        Shift and divide Â to mean 0 and standard deviation 1 over the rows, Eq. (11.15), unless that is rounding.
+    optimizer : {"adam", "rmsprop", "ascent"}
+    alpha, alpha_mu : float
+        Step sizes of θ and μ.
+    """
+
+    value_features: Features = features("polynomial")
+    gamma: float = number(0.99, 0, 1)
+    n_steps: int = integer(128, 2)
+    lam: float = number(0.95, 0, 1)
+    ridge: float = number(1.0, 0)
+    epsilon: float = number(0.01, 1e-12)
+    dual_steps: int = integer(10, 1)
+    primal_steps: int = integer(5, 1)
+    mu: float = number(1.0, 0)
+    normalize: bool = choice(True, False)
+    optimizer: str = choice("adam", "rmsprop", "ascent")
+    alpha: float = number(0.01, 0)
+    alpha_mu: float = number(10.0, 0)
+
+    learned: ClassVar[tuple[str, ...]] = ("theta", "w", "ascent", "multiplier")
+
+    @property
+    def collect(self) -> Steps:
+        """T steps of each environment."""
+        return Steps(self.n_steps)
+
+    def init(self, rng: Rng) -> None:
+        """θ as the policy begins it, w = 0."""
+        super().init(rng)
+        self.v = LinearValue(self.value_features)
+        self.w = np.zeros(self.v.n_params)
+        self.ascent = OPTIMIZERS[self.optimizer](self.policy.n_params, self.alpha)
+        self.multiplier = np.array(self.mu, dtype=float)
+
+    def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
+        """One pass of the loop."""
+        valid, ends = traj.valid, (traj.terminated, traj.truncated)
+        x_v, v, v_next = self.v.on(self.w, traj)
+        A = gae(traj.rewards, v, v_next, *ends, self.gamma, self.lam)[valid]
+        G = A + v[valid]
+        A = standardized(A, np.abs(v).max()) if self.normalize else A
+        L = Surrogate(self.policy, self.theta, rows(traj.x, valid), traj.actions[valid], A)
+
+        for _ in range(self.dual_steps):
+            for _ in range(self.primal_steps):
+                g = L.gradient(self.theta) - self.multiplier * L.kl_gradient(self.theta)
+                self.theta = self.ascent.step(self.theta, g)
+            d = L.kl(self.theta)
+            self.multiplier = np.maximum(0, self.multiplier + self.alpha_mu * (d - self.epsilon))
+        self.w = ridge_least_squares(dense(x_v, self.value_features.n_features), G, self.ridge)
+        entropy = float(self.policy.entropy(self.theta, L.x).mean())
+        return {"kl": float(d), "mu": float(self.multiplier), "entropy": entropy}

@@ -1,0 +1,76 @@
+"""Episodic natural actor–critic (Peters & Schaal 2008, Table 2; derivations, chapter 9).
+
+Loop: generate M episodes following π_θ; for each episode i
+
+    ψ̄_i ← Σ_t γ^t ∇ ln π(A_t|S_t, θ);   R_i ← Σ_t γ^t R_{t+1}
+
+[u, J] ← argmin Σ_i (uᵀψ̄_i + J − R_i)² + κ(‖u‖² + J²)
+θ ← θ + √(2δ / uᵀFu) u                                      (or θ + αu)
+
+F is the exact Fisher matrix of the states visited.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .._typing import Rng
+from ..critics import ridge_least_squares
+from ..features import rows
+from ..optimizers import kl_step
+from ..rollout import Episodes, Trajectories
+from .base import Agent, integer, number
+
+
+@dataclass
+class EpisodicNaturalActorCritic(Agent):
+    """The natural gradient as the regression of returns on summed scores, Eq. (9.17).
+
+    Parameters
+    ----------
+    policy : npg.Policy
+    gamma : float
+        Discount γ in [0, 1].
+    episodes : int
+        M, whole episodes per update; more than θ has components, or the fit is not determined.
+    ridge : float
+        κ of the fit; with 0 the smallest solution is taken.
+    delta : float
+        δ, the divergence in nats that a step has to second order, ½ΔᵀFΔ, Eq. (9.7); 0 takes steps αu instead.
+    alpha : float
+        Step size α where δ = 0.
+
+    Notes
+    -----
+    The return of an episode that a time limit cuts ends there, which makes the limit part of the task.
+    """
+
+    gamma: float = number(0.99, 0, 1)
+    episodes: int = integer(32, 2)
+    ridge: float = number(0.0, 0)
+    delta: float = number(0.01, 0)
+    alpha: float = number(0.1, 0)
+
+    @property
+    def collect(self) -> Episodes:
+        """M whole episodes."""
+        return Episodes(self.episodes)
+
+    def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
+        """One pass of the loop."""
+        valid, theta, policy = traj.valid, self.theta, self.policy
+        x, a, episode = rows(traj.x, valid), traj.actions[valid], traj.episodes()[valid]
+        discount = self.gamma ** traj.t[valid]
+        R = np.bincount(episode, weights=discount * traj.rewards[valid])
+        psi_bar = np.empty((len(R), policy.n_params))
+        for i in range(len(R)):
+            of_i = episode == i
+            psi_bar[i] = policy.weighted_score(theta, rows(x, of_i), a[of_i], discount[of_i])
+        u = ridge_least_squares(np.hstack([psi_bar, np.ones((len(R), 1))]), R, self.ridge)[:-1]
+        Fu = policy.fisher_vector_product(theta, x, u)
+        self.theta = theta + (kl_step(u, Fu, self.delta) if self.delta > 0 else self.alpha * u)
+        return {
+            "natural_gradient_norm": float(np.sqrt(u @ Fu)),
+            "kl": float(policy.kl(theta, self.theta, x).mean()),
+            "entropy": float(policy.entropy(self.theta, x).mean()),
+        }

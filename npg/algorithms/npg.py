@@ -1,0 +1,123 @@
+"""NPG: natural policy gradient (Kakade 2001; derivations, chapter 9).
+
+Loop: take T steps in each of N environments following π_θ; then, with means over all rows,
+
+    Â_t ← generalised advantage of every row, with v̂(·, w)
+    g ← mean of Â_t ∇ ln π(A_t|S_t, θ)
+    F ← mean of Σ_a π(a|S_t) ∇ ln π ∇ ln πᵀ                 (all actions, exactly)
+    u ← (F + κI)^{-1} g
+    θ ← θ + √(2δ / uᵀFu) u                                  (or θ + αu)
+    w ← argmin Σ (wᵀx(S_t) − Â_t − v̂(S_t))² + κ_w‖w‖²
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from .._typing import Array, Rng
+from ..critics import LinearValue, ridge_least_squares
+from ..features import Features, dense, rows
+from ..optimizers import kl_step
+from ..returns import gae
+from ..rollout import Steps, Trajectories
+from ..solvers import cholesky_solve, conjugate_gradient
+from .base import Agent, choice, features, integer, number
+
+DIRECT = 300
+"""The most parameters for which ``solver="auto"`` makes and factors the matrix."""
+
+
+@dataclass
+class NPG(Agent):
+    """Natural policy gradient with the exact Fisher matrix, by Cholesky or conjugate gradient, Eqs. (9.6), (9.7).
+
+    Parameters
+    ----------
+    policy : npg.Policy
+    value_features : features
+        Of the critic v̂(s; w) = wᵀx(s).
+    gamma : float
+        Discount γ in [0, 1].
+    n_steps : int
+        T, steps of each environment per update.
+    lam : float
+        λ of the advantages, Eq. (7.20).
+    ridge : float
+        κ_w of the critic's fit.
+    delta : float
+        δ, the divergence in nats that a step has to second order, ½ΔᵀFΔ, with F undamped; 0 takes steps αu instead.
+    alpha : float
+        Step size α where δ = 0.
+    damping : float
+        κ, Eq. (10.14); a softmax needs κ > 0 where its matrix is factored.
+    fisher : {"exact", "empirical"}
+        F, or for comparison the mean outer product of the scores of the actions taken, Eq. (9.18).
+    solver : {"auto", "cholesky", "cg"}
+        Factor the matrix, or use products alone, Eqs. (10.15), (10.16); by default the first up to 300 parameters. The
+        empirical matrix is always factored.
+    cg_iterations : int
+        Most steps of conjugate gradient.
+    cg_tol : float
+        Its relative tolerance.
+    """
+
+    value_features: Features = features("polynomial")
+    gamma: float = number(0.99, 0, 1)
+    n_steps: int = integer(128, 2)
+    lam: float = number(0.95, 0, 1)
+    ridge: float = number(1.0, 0)
+    delta: float = number(0.01, 0)
+    alpha: float = number(0.1, 0)
+    damping: float = number(1e-4, 0)
+    fisher: str = choice("exact", "empirical")
+    solver: str = choice("auto", "cholesky", "cg")
+    cg_iterations: int = integer(50, 1)
+    cg_tol: float = number(1e-8, 1e-15)
+
+    learned: ClassVar[tuple[str, ...]] = ("theta", "w")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        small = self.solver == "auto" and self.policy.n_params <= DIRECT
+        self._direct = small or self.solver == "cholesky" or self.fisher == "empirical"
+        if self._direct and self.damping == 0:
+            raise ValueError("damping must be positive where the matrix is factored, got 0: take solver='cg'")
+
+    @property
+    def collect(self) -> Steps:
+        """T steps of each environment."""
+        return Steps(self.n_steps)
+
+    def init(self, rng: Rng) -> None:
+        """θ as the policy begins it, w = 0."""
+        super().init(rng)
+        self.v = LinearValue(self.value_features)
+        self.w = np.zeros(self.v.n_params)
+
+    def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
+        """One pass of the loop."""
+        valid, ends = traj.valid, (traj.terminated, traj.truncated)
+        x, a = rows(traj.x, valid), traj.actions[valid]
+        x_v, v, v_next = self.v.on(self.w, traj)
+        A = gae(traj.rewards, v, v_next, *ends, self.gamma, self.lam)[valid]
+
+        theta, policy, kappa = self.theta, self.policy, self.damping
+
+        def F(v: Array) -> Array:
+            return policy.fisher_vector_product(theta, x, v)
+
+        g = policy.weighted_score(theta, x, a, A / len(A))
+        if self._direct:
+            matrix = policy.fisher(theta, x) if self.fisher == "exact" else policy.empirical_fisher(theta, x, a)
+            u = cholesky_solve(matrix + kappa * np.eye(len(g)), g)
+        else:
+            m, tol = self.cg_iterations, self.cg_tol
+            u = conjugate_gradient(lambda v: F(v) + kappa * v, g, max_iter=m, tol=tol).x
+        self.theta = theta + (kl_step(u, F(u), self.delta) if self.delta > 0 else self.alpha * u)
+        self.w = ridge_least_squares(dense(x_v, self.value_features.n_features), A + v[valid], self.ridge)
+        return {
+            "gradient_norm": float(np.linalg.norm(g)),
+            "kl": float(policy.kl(theta, self.theta, x).mean()),
+            "entropy": float(policy.entropy(self.theta, x).mean()),
+        }

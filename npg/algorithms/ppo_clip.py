@@ -1,0 +1,123 @@
+"""PPO with the clipped objective (Schulman et al. 2017; derivations, chapter 11).
+
+Loop: take T steps in each of N environments following π_θ; θ_old ← θ, v_old ← v̂(·, w); then
+
+    Â_t ← generalised advantage of every row, with v_old;   G_t ← Â_t + v_old(S_t)
+    K times:   for each part of the rows, in random order, with means over the part:
+                   g_θ ← mean of ∇min(ρ_t Â_t, clip(ρ_t, 1 − ε, 1 + ε) Â_t) + β ∇H
+                   g_w ← mean of (G_t − v̂(S_t, w)) x(S_t)
+                   θ ← a step of size α along g_θ;   w ← a step of size α_w along g_w
+               leave off if D̄(θ_old, θ) > d_max
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from .._typing import Rng
+from ..critics import LinearValue, clipped_error
+from ..features import Features, rows
+from ..optimizers import OPTIMIZERS, clip_norm
+from ..returns import gae, standardized
+from ..rollout import Steps, Trajectories
+from ..surrogates import Surrogate, minibatches
+from .base import Agent, choice, features, integer, number
+
+
+@dataclass
+class PPOClip(Agent):
+    """Proximal policy optimisation with clipped ratios, Eqs. (11.7)–(11.10).
+
+    Parameters
+    ----------
+    policy : npg.Policy
+    value_features : features
+        Of the critic v̂(s; w) = wᵀx(s).
+    gamma : float
+        Discount γ in [0, 1].
+    n_steps : int
+        T, steps of each environment per update.
+    lam : float
+        λ of the advantages, Eq. (7.20).
+    epochs : int
+        K, passes over the rows.
+    minibatch : int
+        About how many rows a part has.
+    epsilon : float
+        ε, how far from 1 a ratio still counts.
+    target_kl : float
+        d_max in nats, after which the passes end; 0 for none.
+    normalize : bool
+        Shift and divide Â to mean 0 and standard deviation 1 over the rows, Eq. (11.15), unless that is rounding.
+    beta : float
+        Weight β of the entropy, as in Eq. (8.12).
+    value_clip : float
+        How far v̂ may go from v_old and still learn, Eq. (11.16); 0 for no such limit.
+    clip : float
+        Largest norm of each gradient, Eq. (8.13); 0 does not clip.
+    optimizer : {"adam", "rmsprop", "ascent"}
+    alpha, alpha_w : float
+        Step sizes of θ and w.
+    """
+
+    value_features: Features = features("polynomial")
+    gamma: float = number(0.99, 0, 1)
+    n_steps: int = integer(128, 2)
+    lam: float = number(0.95, 0, 1)
+    epochs: int = integer(10, 1)
+    minibatch: int = integer(256, 1)
+    epsilon: float = number(0.2, 1e-12)
+    target_kl: float = number(0.02, 0)
+    normalize: bool = choice(True, False)
+    beta: float = number(0.0, 0)
+    value_clip: float = number(0.0, 0)
+    clip: float = number(0.0, 0)
+    optimizer: str = choice("adam", "rmsprop", "ascent")
+    alpha: float = number(0.01, 0)
+    alpha_w: float = number(0.1, 0)
+
+    learned: ClassVar[tuple[str, ...]] = ("theta", "w", "ascent", "ascent_w")
+
+    @property
+    def collect(self) -> Steps:
+        """T steps of each environment."""
+        return Steps(self.n_steps)
+
+    def init(self, rng: Rng) -> None:
+        """θ as the policy begins it, w = 0."""
+        super().init(rng)
+        self.v = LinearValue(self.value_features)
+        self.w = np.zeros(self.v.n_params)
+        self.ascent = OPTIMIZERS[self.optimizer](self.policy.n_params, self.alpha)
+        self.ascent_w = OPTIMIZERS[self.optimizer](self.v.n_params, self.alpha_w)
+
+    def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
+        """One pass of the loop."""
+        valid, ends = traj.valid, (traj.terminated, traj.truncated)
+        x_v, v, v_next = self.v.on(self.w, traj)
+        A = gae(traj.rewards, v, v_next, *ends, self.gamma, self.lam)[valid]
+        v_old = v[valid]
+        G = A + v_old
+        A = standardized(A, np.abs(v_old).max()) if self.normalize else A
+        L = Surrogate(self.policy, self.theta, rows(traj.x, valid), traj.actions[valid], A)
+        c = self.clip or np.inf
+
+        epochs, kl = 0, 0.0
+        while epochs < self.epochs and kl <= (self.target_kl or np.inf):
+            for part in minibatches(rng, len(A), self.minibatch):
+                M = len(part)
+                g = L[part].gradient(self.theta, self.epsilon)
+                g = g + self.beta * self.policy.entropy_grad(self.theta, rows(L.x, part), np.full(M, 1 / M))
+                x_part = rows(x_v, part)
+                error = clipped_error(self.v.model.forward(self.w, x_part)[:, 0], v_old[part], G[part], self.value_clip)
+                g_w = self.v.model.vjp(self.w, x_part, error[:, None] / M)
+                self.theta = self.ascent.step(self.theta, clip_norm(g, c))
+                self.w = self.ascent_w.step(self.w, clip_norm(g_w, c))
+            epochs, kl = epochs + 1, L.kl(self.theta)
+        return {
+            "kl": float(kl),
+            "epochs": float(epochs),
+            "clipped": float((np.abs(L.ratio(self.theta) - 1) > self.epsilon).mean()),
+            "entropy": float(self.policy.entropy(self.theta, L.x).mean()),
+        }
