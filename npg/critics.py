@@ -22,8 +22,11 @@ BINARY = (OneHot, TileCoding)
 TRACES = ("accumulating", "replacing", "dutch")
 
 
-def ridge_least_squares(x: Array, y: Array, ridge: float) -> Array:
+def ridge_least_squares(x: Array, y: Array, ridge: float, centre: Array | None = None) -> Array:
     """w that minimises Σ (wᵀx_i − y_i)² + κ‖w‖², Eq. (1.14); of the smallest norm where κ = 0 leaves a choice.
+
+    With a centre w_0 the penalty is κ‖w − w_0‖²: it is the fit of y − w_0ᵀx, added to w_0. Where w_0 is the last w,
+    what earlier batches taught is kept as far as this one does not tell otherwise.
 
     On returns it is Monte-Carlo regression, whose limit is the projection of the values, Eq. (7.2).
 
@@ -33,6 +36,8 @@ def ridge_least_squares(x: Array, y: Array, ridge: float) -> Array:
     y : (B,)
     ridge : float
         κ ≥ 0.
+    centre : (d,), optional
+        w_0, zero by default.
 
     Returns
     -------
@@ -49,6 +54,10 @@ def ridge_least_squares(x: Array, y: Array, ridge: float) -> Array:
         raise ValueError(f"x and y must have shapes (B, d) and (B,), got {np.shape(x)} and {np.shape(y)}")
     if not (is_number(ridge) and ridge >= 0):
         raise ValueError(f"ridge must be a number of at least 0, got {ridge!r}")
+    if centre is not None:
+        if np.shape(centre) != np.shape(x)[1:]:
+            raise ValueError(f"centre must have shape {np.shape(x)[1:]} to go with x, got {np.shape(centre)}")
+        return centre + ridge_least_squares(x, y - x @ centre, ridge)
     try:
         if ridge == 0:
             return linalg.lstsq(x, y)[0]

@@ -22,6 +22,7 @@ from .exact import TabularMDP
 from .features import Constant, Fourier, OneHot
 from .models import Linear, Model, Parallel
 from .policies import GaussianLinear, Policy, SoftmaxLinear
+from .surrogates import Surrogate
 
 EPS = float(np.finfo(float).eps)
 RTOL = {"central": 1e-6, "complex": 1e-10}
@@ -373,3 +374,34 @@ def _average_reward_gradient(rng: Rng) -> Problem:
     policy = SoftmaxLinear(OneHot(mdp.n_states), mdp.n_actions)
     theta = rng.normal(size=policy.n_params)
     return lambda th: mdp.average_reward(policy, th), mdp.average_reward_gradient(policy, theta), theta
+
+
+def _surrogate_cases(name: str, policy: Policy) -> None:
+    """The gradients of the surrogate objective and of the divergence from the old policy."""
+
+    def instance(rng: Rng) -> tuple[Surrogate, Array]:
+        theta_old, step = rng.normal(scale=0.3, size=(2, policy.n_params))
+        x = policy.features(_observations(rng))
+        a = policy.sample(theta_old, x, rng)
+        return Surrogate(policy, theta_old, x, a, rng.normal(size=BATCH)), theta_old + step
+
+    @case(f"Surrogate.gradient ({name})", "11.2")
+    def gradient(rng: Rng) -> Problem:
+        L, theta = instance(rng)
+        return L.value, L.gradient(theta), theta
+
+    @case(f"Surrogate.gradient ({name}, clipped)", "11.9")
+    def clipped_gradient(rng: Rng) -> Problem:
+        L, theta = instance(rng)
+        while np.abs(np.abs(L.ratio(theta) - 1) - 0.2).min() < 0.05:  # a difference must not reach across a kink
+            L, theta = instance(rng)
+        return lambda th: L.value(th, 0.2), L.gradient(theta, 0.2), theta
+
+    @case(f"Surrogate.kl_gradient ({name})", "11.11")
+    def kl_gradient(rng: Rng) -> Problem:
+        L, theta = instance(rng)
+        return L.kl, L.kl_gradient(theta), theta
+
+
+_surrogate_cases("SoftmaxLinear", SoftmaxLinear(Fourier(_BOX, 1), 3))
+_surrogate_cases("GaussianLinear", GaussianLinear(Fourier(_BOX, 1), Fourier(_BOX, 1), 2))

@@ -180,7 +180,8 @@ class Policy:
     def empirical_fisher(self, theta: Array, x: Inputs, a: Array, w: Array | None = None) -> Array:
         """Σ_i w_i ψ_i ψ_iᵀ of the scores ψ of sampled actions, w_i = 1/B by default, Eq. (9.18): (n, n).
 
-        For comparison: its mean over the actions is ``fisher``, and its rank is at most B.
+        For comparison: where actions are drawn independently given the states its mean is ``fisher``, and its rank is
+        at most B.
         """
         psi = self.score(theta, x, a)
         return (self._weights(psi, w) * psi).T @ psi

@@ -26,11 +26,11 @@ class CGResult:
     x : (n,)
         The last iterate.
     residual_norm : float
-        ‖b − A x‖, as the recursion carries it.
+        ‖b − A x‖, as the recursion carries it; computed from x where that met the tolerance.
     iterations : int
         Steps taken.
     converged : bool
-        Whether the tolerance was met.
+        Whether the tolerance was met by the recursion, and √tol by x itself.
     nonpositive_curvature : bool
         Whether it ended because A has no positive curvature along the next direction, Eq. (10.11).
     """
@@ -101,7 +101,7 @@ def conjugate_gradient(
     def precondition(r: Array) -> Array:
         return r if preconditioner is None else product("preconditioner", preconditioner, r)
 
-    scale = np.abs(b).max(initial=0.0) or 1.0  # the squares of a tiny or huge b would not be numbers
+    scale = float(np.abs(b).max(initial=0.0)) or 1.0  # the squares of a tiny or huge b would not be numbers
     x, r = np.zeros(b.shape), b / scale
     norm = b_norm = float(np.linalg.norm(r))
     largest, iterations, nonpositive = 0.0, 0, False
@@ -123,7 +123,11 @@ def conjugate_gradient(
         x, r = x + alpha * p, r - alpha * Ap
         norm = float(np.linalg.norm(r))
         iterations += 1
-    return CGResult(scale * x, scale * norm, iterations, norm <= tol * b_norm, nonpositive)
+    converged = norm <= tol * b_norm
+    if converged and iterations:  # rounding can end the recursion on an inconsistent system, far from any solution
+        norm = float(np.linalg.norm(b / scale - product("matvec", matvec, x)))
+        converged = norm <= tol**0.5 * b_norm
+    return CGResult(scale * x, scale * norm, iterations, converged, nonpositive)
 
 
 def cholesky_solve(A: Array, b: Array) -> Array:

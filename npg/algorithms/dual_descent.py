@@ -5,7 +5,7 @@ Loop: take T steps in each of N environments following π_θ; θ_old ← θ; the
     Â_t ← generalised advantage of every row, with v̂(·, w)
     J times:   K times:   θ ← a step of size α along ∇[mean of ρ_t Â_t − μ (D̄(θ_old, θ) − ε)]
                μ ← max(0, μ + α_μ (D̄(θ_old, θ) − ε))
-    w ← argmin Σ (wᵀx(S_t) − Â_t − v̂(S_t))² + κ_w‖w‖²
+    w ← argmin Σ (wᵀx(S_t) − Â_t − v̂(S_t))² + κ_w‖w − w_old‖²
 
 μ is the λ of the lecture; here λ belongs to the advantages.
 """
@@ -41,7 +41,7 @@ class DualDescent(Agent):
     lam : float
         λ of the advantages, Eq. (7.20).
     ridge : float
-        κ_w of the critic's fit.
+        κ_w, how much the critic's fit to a batch holds on to the w before it.
     epsilon : float
         ε, the mean divergence in nats that a batch may lead to.
     dual_steps, primal_steps : int
@@ -99,6 +99,7 @@ class DualDescent(Agent):
                 self.theta = self.ascent.step(self.theta, g)
             d = L.kl(self.theta)
             self.multiplier = np.maximum(0, self.multiplier + self.alpha_mu * (d - self.epsilon))
-        self.w = ridge_least_squares(dense(x_v, self.value_features.n_features), G, self.ridge)
+        phi = dense(x_v, self.value_features.n_features)
+        self.w = ridge_least_squares(phi, G, self.ridge, self.w)
         entropy = float(self.policy.entropy(self.theta, L.x).mean())
         return {"kl": float(d), "mu": float(self.multiplier), "entropy": entropy}

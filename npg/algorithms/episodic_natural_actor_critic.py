@@ -24,7 +24,9 @@ from .base import Agent, integer, number
 
 @dataclass
 class EpisodicNaturalActorCritic(Agent):
-    """The natural gradient as the regression of returns on summed scores, Eq. (9.17).
+    """Regression of returns on summed scores as the direction of the step, Eq. (9.17).
+
+    It is the natural gradient for γ = 1, and for γ < 1 as far as the advantage is linear in the score.
 
     Parameters
     ----------

@@ -7,7 +7,7 @@ Loop: take T steps in each of N environments following π_θ; then, with means o
     F ← mean of Σ_a π(a|S_t) ∇ ln π ∇ ln πᵀ                 (all actions, exactly)
     u ← (F + κI)^{-1} g
     θ ← θ + √(2δ / uᵀFu) u                                  (or θ + αu)
-    w ← argmin Σ (wᵀx(S_t) − Â_t − v̂(S_t))² + κ_w‖w‖²
+    w ← argmin Σ (wᵀx(S_t) − Â_t − v̂(S_t))² + κ_w‖w − w_old‖²
 """
 
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class NPG(Agent):
     lam : float
         λ of the advantages, Eq. (7.20).
     ridge : float
-        κ_w of the critic's fit.
+        κ_w, how much the critic's fit to a batch holds on to the w before it.
     delta : float
         δ, the divergence in nats that a step has to second order, ½ΔᵀFΔ, with F undamped; 0 takes steps αu instead.
     alpha : float
@@ -115,7 +115,8 @@ class NPG(Agent):
             m, tol = self.cg_iterations, self.cg_tol
             u = conjugate_gradient(lambda v: F(v) + kappa * v, g, max_iter=m, tol=tol).x
         self.theta = theta + (kl_step(u, F(u), self.delta) if self.delta > 0 else self.alpha * u)
-        self.w = ridge_least_squares(dense(x_v, self.value_features.n_features), A + v[valid], self.ridge)
+        phi = dense(x_v, self.value_features.n_features)
+        self.w = ridge_least_squares(phi, A + v[valid], self.ridge, self.w)
         return {
             "gradient_norm": float(np.linalg.norm(g)),
             "kl": float(policy.kl(theta, self.theta, x).mean()),

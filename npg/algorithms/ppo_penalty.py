@@ -8,7 +8,7 @@ Loop: take T steps in each of N environments following π_θ; θ_old ← θ; the
                    θ ← a step of size α along g
     d ← D̄(θ_old, θ) over all rows
     β ← β/2 if d < d_targ/1.5;   β ← 2β if d > 1.5 d_targ
-    w ← argmin Σ (wᵀx(S_t) − Â_t − v̂(S_t))² + κ_w‖w‖²
+    w ← argmin Σ (wᵀx(S_t) − Â_t − v̂(S_t))² + κ_w‖w − w_old‖²
 """
 
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class PPOPenalty(Agent):
     lam : float
         λ of the advantages, Eq. (7.20).
     ridge : float
-        κ_w of the critic's fit.
+        κ_w, how much the critic's fit to a batch holds on to the w before it.
     epochs : int
         K, passes over the rows.
     minibatch : int
@@ -109,6 +109,7 @@ class PPOPenalty(Agent):
         elif d > self.target_kl * 1.5:
             beta = beta * 2
         self.penalty = np.clip(beta, LEAST_BETA, MOST_BETA)
-        self.w = ridge_least_squares(dense(x_v, self.value_features.n_features), G, self.ridge)
+        phi = dense(x_v, self.value_features.n_features)
+        self.w = ridge_least_squares(phi, G, self.ridge, self.w)
         entropy = float(self.policy.entropy(self.theta, L.x).mean())
         return {"kl": float(d), "beta": float(self.penalty), "entropy": entropy}

@@ -7,7 +7,7 @@ Loop: take T steps in each of N environments following π_θ; then, with means o
     u ← conjugate gradient on (F + κI) u = g, with products F v alone
     Δ ← √(2δ / uᵀFu) u
     θ ← θ + c^j Δ for the first j = 0, 1, … with L(θ + c^jΔ) − L(θ) ≥ η c^j gᵀΔ and D̄(θ, θ + c^jΔ) ≤ δ, if any
-    w ← argmin Σ (wᵀx(S_t) − Â_t − v̂(S_t))² + κ_w‖w‖²
+    w ← argmin Σ (wᵀx(S_t) − Â_t − v̂(S_t))² + κ_w‖w − w_old‖²
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class TRPO(Agent):
     lam : float
         λ of the advantages, Eq. (7.20).
     ridge : float
-        κ_w of the critic's fit.
+        κ_w, how much the critic's fit to a batch holds on to the w before it.
     delta : float
         δ, the most that the mean divergence D̄ of a step may be, in nats.
     damping : float
@@ -111,7 +111,8 @@ class TRPO(Agent):
             max_backtracks=self.max_backtracks,
         )
         self.theta = found.x
-        self.w = ridge_least_squares(dense(x_v, self.value_features.n_features), A + v[valid], self.ridge)
+        phi = dense(x_v, self.value_features.n_features)
+        self.w = ridge_least_squares(phi, A + v[valid], self.ridge, self.w)
         return {
             "gradient_norm": float(np.linalg.norm(g)),
             "kl": found.constraint,
