@@ -19,6 +19,7 @@ from .returns import _check
 from .rollout import Trajectories
 
 BINARY = (OneHot, TileCoding)
+EPS = float(np.finfo(float).eps)
 TRACES = ("accumulating", "replacing", "dutch")
 
 
@@ -60,7 +61,7 @@ def ridge_least_squares(x: Array, y: Array, ridge: float, centre: Array | None =
         return centre + ridge_least_squares(x, y - x @ centre, ridge)
     try:
         if ridge == 0:
-            return linalg.lstsq(x, y)[0]
+            return linalg.lstsq(x, y, cond=EPS * max(x.shape))[0]
         return linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ y, assume_a="pos")
     except ValueError:
         if np.isfinite(x).all() and np.isfinite(y).all():
@@ -291,7 +292,7 @@ def clipped_error(v: Array, v_old: Array, G: Array, c: float) -> Array:
     c : float
         At least 0.
     """
-    near = v_old + (v - v_old).clip(-c, c)
+    near = v.clip(v_old - c, v_old + c)
     return np.where((np.abs(near - G) > np.abs(v - G)) & (c > 0), 0.0, G - v)
 
 

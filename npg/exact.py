@@ -302,7 +302,10 @@ class TabularMDP:
         return mu
 
     def gradient(self, policy: Policy, theta: Array, horizon: int | None = None) -> Array:
-        """∇J by the policy-gradient theorem, Eqs. (1.9), (4.9), (4.10); ∇J_H, Eq. (4.15): (n,)."""
+        """∇J by the policy-gradient theorem, Eqs. (1.9), (4.9), (4.10); ∇J_H, Eq. (4.15): (n,).
+
+        For a table its components shrink with d(s) π(a|s), hence plateaus, Eq. (9.14).
+        """
         x, pi = self.features(policy), self.policy_matrix(policy, theta)
         if horizon is None:
             factors = self._system(pi, self.gamma)
@@ -329,12 +332,15 @@ class TabularMDP:
         return policy.fisher(theta, x, self.visitation(policy, theta, normalized=normalized))
 
     def natural_gradient(self, policy: Policy, theta: Array, *, normalized: bool = False) -> Array:
-        """F⁺∇J, the shortest solution of F u = ∇J, Eqs. (4.12), (4.13): (n,).
+        """F⁺∇J, the shortest solution of F u = ∇J, Eqs. (4.12), (4.13), (9.6): (n,).
 
-        Found as the least-squares fit of uᵀ∇log π(a|s), the compatible critic, to a_π(s, a), Eq. (8.3), whose normal
-        equations these are; that avoids squaring the condition number. With this critic in place of q_π the gradient
-        is exact, Eq. (8.4). Directions in which the fit has less than 1e-12 of the largest singular value count as
-        null. ``normalized`` takes F under the normalised visitation.
+        Another parametrisation of the same policies gives the same change of them, Eqs. (9.8), (9.9). For a table it
+        is the advantage, and θ + αu never has a smaller J, Eq. (9.13).
+
+        Found as the least-squares fit of uᵀ∇log π(a|s), the compatible critic, to a_π(s, a), Eqs. (8.3), (9.11), whose
+        normal equations these are; that avoids squaring the condition number. With this critic in place of q_π the
+        gradient is exact, Eq. (8.4). Directions in which the fit has less than 1e-12 of the largest singular value
+        count as null. ``normalized`` takes F under the normalised visitation, Eq. (9.12).
 
         Raises
         ------

@@ -151,7 +151,10 @@ class Policy:
         return self.model.vjp(theta, x, self._weights(eta, w) * self.distribution.entropy_grad(eta))
 
     def kl(self, theta_p: Array, theta_q: Array, x: Inputs) -> Array:
-        """KL(π_{θ_p}(·|s) ‖ π_{θ_q}(·|s)) in nats, Eqs. (2.6), (2.14): (B,)."""
+        """KL(π_{θ_p}(·|s) ‖ π_{θ_q}(·|s)) in nats, Eqs. (2.6), (2.14): (B,).
+
+        For θ_q = θ_p + Δ it is ½ΔᵀF_sΔ to second order, in either direction, Eq. (9.3).
+        """
         return self.distribution.kl(self.eta(theta_p, x), self.eta(theta_q, x))
 
     def kl_grad(self, theta_p: Array, theta_q: Array, x: Inputs, w: Array) -> Array:
@@ -162,7 +165,8 @@ class Policy:
     def fisher(self, theta: Array, x: Inputs, w: Array | None = None) -> Array:
         """F(θ) = Σ_i w_i J_iᵀ F_η J_i, w_i = 1/B by default, Eq. (3.10): (n, n).
 
-        For a softmax it is always singular, Eq. (3.12).
+        Also the Hessian of the mean divergence from π_θ, Eqs. (9.4), (9.5). For a softmax it is always singular,
+        Eq. (3.12); a null vector added to θ leaves the policies of these rows as they are, Eq. (9.10).
         """
         eta = self.eta(theta, x)
         J = self.model.jacobian(theta, x)

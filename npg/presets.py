@@ -31,6 +31,7 @@ class Preset:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
+_CARTPOLE_SCALE = [2.4, 3.0, 0.21, 3.0]
 _MOUNTAIN_CAR_TILES = {"kind": "tile", "n_tilings": 8, "n_tiles": 8}
 _PENDULUM_TILES = {"kind": "tile", "n_tilings": 16, "n_tiles": [4, 4, 6]}
 
@@ -42,7 +43,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
         num_envs=16,
         steps=300_000,
         settings={
-            "scale": [2.4, 3.0, 0.21, 3.0],
+            "scale": _CARTPOLE_SCALE,
             "outer_discount": False,
             "alpha": 0.2,
         },
@@ -50,7 +51,47 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ("a2c", "CartPole-v1"): Preset(
         num_envs=16,
         steps=300_000,
-        settings={"scale": [2.4, 3.0, 0.21, 3.0], "n_steps": 32, "lam": 0.98, "alpha": 0.02, "alpha_w": 1.0},
+        settings={"scale": _CARTPOLE_SCALE, "n_steps": 32, "lam": 0.98, "alpha": 0.02, "alpha_w": 1.0},
+    ),
+    **{
+        (algorithm, "CartPole-v1"): Preset(num_envs=16, steps=200_000, settings={"scale": _CARTPOLE_SCALE})
+        for algorithm in ("npg", "trpo", "ppo_clip", "ppo_penalty", "dual_descent")
+    },
+    ("trpo", "Pendulum-v1"): Preset(
+        num_envs=16,
+        steps=128_000,
+        settings={
+            "features": {"kind": "random_fourier", "n_features": 200, "length_scale": 0.5},
+            "value_features": {"kind": "random_fourier", "n_features": 300, "length_scale": 0.5, "seed": 1},
+            "gamma": 0.95,
+            "n_steps": 200,
+            "delta": 0.05,
+        },
+    ),
+    ("trpo", "Acrobot-v1"): Preset(
+        num_envs=16,
+        steps=200_000,
+        settings={
+            "scale": [1.0, 1.0, 1.0, 1.0, 6.0, 12.0],
+            "value_features": {"kind": "random_fourier", "n_features": 200, "length_scale": 1.0, "seed": 1},
+            "n_steps": 256,
+            "lam": 0.97,
+            "delta": 0.02,
+        },
+    ),
+    ("trpo", "MountainCar-v0"): Preset(
+        # Values begin at 0, above all returns, and hold on to it (ridge) where the car has not been: that is what
+        # sends it there.
+        num_envs=64,
+        steps=600_000,
+        settings={
+            "features": {"kind": "rbf", "n_centres": 8},
+            "value_features": {"kind": "fourier", "order": 7},
+            "n_steps": 200,
+            "lam": 0.97,
+            "ridge": 10.0,
+            "delta": 0.01,
+        },
     ),
     ("actor_critic_lambda", "MountainCar-v0"): Preset(
         steps=60_000,

@@ -75,6 +75,8 @@ def conjugate_gradient(
     CGResult
         If a direction p has no positive curvature, that is pᵀA p / pᵀM p ≤ n ε times the largest such quotient
         before, ε the rounding unit, A is indefinite, or b is not in its range: the iterate before that step, marked.
+        Where b is not in the range of A, it may instead end after ``max_iter`` steps, or when rounding makes the
+        recursion small; it is then not converged either.
 
     Raises
     ------

@@ -17,6 +17,9 @@ from ._typing import Array, Inputs, Rng
 from .features import rows
 from .policies import Policy
 
+MAX_LOG_RATIO = 700.0
+"""Larger ratios would be infinite, and infinity times an advantage of 0 no number."""
+
 
 @dataclass(frozen=True, eq=False)
 class Surrogate:
@@ -48,8 +51,10 @@ class Surrogate:
     A: Array
 
     def __post_init__(self) -> None:
-        if np.ndim(self.A) != 1 or not len(self.A) or len(self.A) != len(self.a):
-            raise ValueError(f"A must have shape ({len(self.a)},) to go with a, at least one row, got {self.A.shape}")
+        if not len(self.a) or np.shape(self.A) != (len(self.a),):
+            raise ValueError(
+                f"A must have shape ({len(self.a)},) to go with a, at least one row, got {np.shape(self.A)}"
+            )
 
     def __getitem__(self, index: Array) -> "Surrogate":
         return Surrogate(self.policy, self.theta_old, rows(self.x, index), self.a[index], self.A[index])
@@ -59,15 +64,15 @@ class Surrogate:
         return self.policy.log_prob(self.theta_old, self.x, self.a)
 
     def ratio(self, theta: Array) -> Array:
-        """ρ_i(θ) = π_θ(a_i|s_i) / π_old(a_i|s_i), Eq. (11.1); inf where that overflows: (B,)."""
-        with np.errstate(over="ignore"):
-            return np.exp(self.policy.log_prob(theta, self.x, self.a) - self._log_p)
+        """ρ_i(θ) = π_θ(a_i|s_i) / π_old(a_i|s_i), Eq. (11.1), at most about 1e304: (B,)."""
+        return np.exp(np.minimum(self.policy.log_prob(theta, self.x, self.a) - self._log_p, MAX_LOG_RATIO))
 
     def value(self, theta: Array, epsilon: float = np.inf) -> float:
         """L(θ), Eq. (11.2); with ε, L^clip(θ) = (1/B) Σ min(ρÂ, clip(ρ, 1 − ε, 1 + ε) Â), Eqs. (11.7), (11.8)."""
+        _check_clip(epsilon)
         rho = self.ratio(theta)
         with np.errstate(over="ignore", invalid="ignore"):
-            return np.minimum(rho * self.A, rho.clip(1 - _clip(epsilon), 1 + epsilon) * self.A).mean()
+            return np.minimum(rho * self.A, rho.clip(1 - epsilon, 1 + epsilon) * self.A).mean()
 
     def gradient(self, theta: Array, epsilon: float = np.inf) -> Array:
         """∇L = (1/B) Σ ρ Â ∇log π, without the rows that are clipped, Eqs. (11.2), (11.9): (n,).
@@ -75,9 +80,12 @@ class Surrogate:
         A row is clipped if Â > 0 and ρ > 1 + ε, or Â < 0 and ρ < 1 − ε. At a kink, where ρ equals the bound, this is
         the one-sided derivative from inside.
         """
+        _check_clip(epsilon)
         rho = self.ratio(theta)
-        inside = np.where(self.A > 0, rho <= 1 + epsilon, rho >= 1 - _clip(epsilon))
-        return self.policy.weighted_score(theta, self.x, self.a, np.where(inside, rho * self.A, 0.0) / len(self.A))
+        inside = np.where(self.A > 0, rho <= 1 + epsilon, rho >= 1 - epsilon)
+        with np.errstate(over="ignore"):
+            weight = np.where(inside, rho, 0.0) * self.A / len(self.A)
+        return self.policy.weighted_score(theta, self.x, self.a, weight)
 
     def kl(self, theta: Array) -> float:
         """D̄(θ_old, θ) in nats, Eqs. (9.5), (11.6)."""
@@ -89,10 +97,9 @@ class Surrogate:
         return self.policy.kl_grad(self.theta_old, theta, self.x, np.full(B, 1 / B))
 
 
-def _clip(epsilon: float) -> float:
+def _check_clip(epsilon: float) -> None:
     if not (epsilon == np.inf or (is_number(epsilon) and epsilon > 0)):
         raise ValueError(f"epsilon must be a positive number or inf, got {epsilon!r}")
-    return epsilon
 
 
 def minibatches(rng: Rng, n: int, size: int) -> Iterator[Array]:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from gymnasium import spaces
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from strategies import Problem, generators, problems, seeds
 from test_one_step_actor_critic import BOX, CASES, Case, Row, row_of, step_of, stream, transitions, vector
@@ -16,6 +16,7 @@ from npg.critics import (
     LinearValue,
     TDLambda,
     add_traces,
+    clipped_error,
     fitted_td,
     least_mean_squares,
     lstd,
@@ -938,3 +939,120 @@ def test_a_step_that_does_not_fit_the_critic_is_named():
         ridge_least_squares(np.ones((3, 1)), np.ones(3), -1.0)
     with pytest.raises(ValueError, match="x and y must have shapes"):
         ridge_least_squares(np.ones((3, 1)), np.ones(2), 1.0)
+
+
+# Values of recorded steps, and how far they may move on them
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_values_on_a_batch_are_those_of_its_valid_rows_and_zero_elsewhere(kind):
+    features = CASES[kind].value_features
+    v, T, N = LinearValue(features), 16, 3
+    made = stream(CASES[kind], seed=0, steps=T, columns=N, resets=True)
+    names = [name for name in Trajectories.__slots__ if name != "x"]  # features of the policy, which are not read
+    traj = Trajectories(x=None, **{name: np.concatenate([getattr(step, name) for step in made]) for name in names})
+    assert 0 < np.count_nonzero(~traj.valid) < traj.valid.size
+    w = np.random.default_rng(1).normal(size=v.n_params)
+    x, values, next_values = v.on(w, traj)
+    at = 0
+    for t, n in np.ndindex(T, N):
+        if not traj.valid[t, n]:
+            assert values[t, n] == next_values[t, n] == 0
+            continue
+        now, after = vector(features, traj.obs[t, n]), vector(features, traj.next_obs[t, n])
+        assert values[t, n] == pytest.approx(w @ now, rel=1e-12, abs=1e-13)
+        assert next_values[t, n] == pytest.approx(w @ after, rel=1e-12, abs=1e-13)  # where it terminates too
+        assert np.array_equal(F.dense(x[at : at + 1], features.n_features)[0], now)  # valid rows in order, by time
+        at += 1
+    assert at == len(x)
+    assert values.shape == next_values.shape == (T, N)
+    assert np.array_equal(v.model.forward(w, x)[:, 0], values[traj.valid])
+
+
+def test_rows_that_are_no_transitions_need_not_hold_observations():
+    v = LinearValue(OneHot(spaces.Discrete(3, start=5)))
+    states, no = np.array([[5, 0], [7, 6]]), np.zeros((2, 2), dtype=bool)
+    valid = np.array([[True, False], [True, True]])
+    traj = Trajectories(
+        states, states[..., None], states, np.ones((2, 2)), states, no, no, valid, np.zeros((2, 2), int)
+    )
+    x, values, next_values = v.on(np.array([1.0, 2.0, 3.0]), traj)
+    assert np.array_equal(x, [[0], [2], [1]])
+    assert np.array_equal(values, [[1, 0], [3, 2]])
+    assert np.array_equal(next_values, values)
+
+
+def value_loss(v, v_old, G, c):
+    """(11.16) of one row."""
+    v_c = v_old + min(max(v - v_old, -c), c)
+    return 0.5 * max((v - G) ** 2, (v_c - G) ** 2)
+
+
+@pytest.mark.equation("11.16")
+@given(seeds, st.sampled_from([0.05, 0.2, 1.0, 5.0]))
+@settings(max_examples=200)
+def test_clipped_error_is_minus_the_derivative_of_the_clipped_loss_away_from_its_kinks(seed, c):
+    rng, h = np.random.default_rng(seed), 1e-5
+    v_old, v, G = rng.normal(size=(3, 20))
+    m = np.maximum(0, np.abs(G - v_old) - c)
+    found = clipped_error(v, v_old, G, c)
+    assert found.shape == (20,)
+    for row in range(20):
+        if abs(abs(v[row] - G[row]) - m[row]) > 2 * h and abs(abs(v[row] - v_old[row]) - c) > 2 * h:
+            ahead, behind = (value_loss(v[row] + s * h, v_old[row], G[row], c) for s in (1, -1))
+            slope = (ahead - behind) / (2 * h)  # exact for a quadratic, but for 1e-16/h of rounding
+            assert found[row] == pytest.approx(-slope, abs=1e-9)
+    flat = np.abs(v - G) < m
+    assert np.array_equal(found, np.where(flat, 0, G - v))
+
+
+@pytest.mark.equation("11.16")
+@given(seeds, st.integers(1, 4))
+def test_the_clipped_error_times_the_features_is_minus_the_gradient_of_the_mean_loss(seed, d):
+    rng, B, c = np.random.default_rng(seed), 6, 0.5
+    x, w, v_old, G = rng.normal(size=(B, d)), rng.normal(size=d), rng.normal(size=B), 2 * rng.normal(size=B)
+    v = x @ w
+    m = np.maximum(0, np.abs(G - v_old) - c)
+    reach = 1e-2 * (1 + np.abs(x).max())
+    assume((np.abs(np.abs(v - G) - m) > reach).all() and (np.abs(np.abs(v - v_old) - c) > reach).all())
+
+    def loss(weights):
+        return sum(value_loss(x[b] @ weights, v_old[b], G[b], c) for b in range(B)) / B
+
+    step = x.T @ clipped_error(v, v_old, G, c) / B
+    assert np.allclose(step, -numerical_gradient(loss, w)[0], rtol=0, atol=1e-8)
+
+
+@pytest.mark.equation("11.16")
+@pytest.mark.parametrize(
+    ("v", "loss", "error"),
+    [(-0.5, 1.125, 1.5), (0.1, 0.405, 0.9), (0.5, 0.32, 0.0), (1.5, 0.32, 0.0), (1.9, 0.405, -0.9)],
+)
+@pytest.mark.parametrize("mirror", [1, -1])
+def test_the_clipped_loss_has_a_flat_bottom_around_the_target(v, loss, error, mirror):
+    assert value_loss(mirror * v, 0.0, mirror * 1.0, 0.2) == pytest.approx(loss, rel=1e-14)
+    found = clipped_error(mirror * np.array([v]), np.zeros(1), mirror * np.ones(1), 0.2)
+    assert found == pytest.approx(mirror * np.array([error]), rel=1e-14)
+
+
+@pytest.mark.equation("11.16")
+@given(seeds, st.sampled_from([0.1, 1.0]))
+def test_a_target_within_c_of_the_old_value_is_followed_all_the_way(seed, c):
+    rng = np.random.default_rng(seed)
+    v_old, v = rng.normal(size=(2, 20))
+    G = v_old + c * rng.uniform(-1, 1, size=20)
+    assert np.array_equal(clipped_error(v, v_old, G, c), G - v)
+    assert np.array_equal(clipped_error(v_old, v_old, v, c), v - v_old)  # before the first step nothing is clipped
+
+
+@pytest.mark.equation("11.16")
+@given(seeds)
+def test_without_c_the_error_is_the_plain_one(seed):
+    v, v_old, G = np.random.default_rng(seed).normal(size=(3, 20))
+    assert np.array_equal(clipped_error(v, v_old, G, 0.0), G - v)
+    assert np.array_equal(clipped_error(v, v_old, G, np.inf), G - v)
+
+
+@pytest.mark.equation("11.16")
+def test_a_value_that_is_nan_keeps_a_nan_error():
+    assert np.isnan(clipped_error(np.array([np.nan]), np.zeros(1), np.ones(1), 0.2))

@@ -1,5 +1,6 @@
-"""Finite problems solved exactly: chapter 4, the theorems of chapter 6 that compare two policies, and of chapters 7
-and 8 the fixed points of TD, compatible features and the average reward.
+"""Finite problems solved exactly: chapter 4, the theorems of chapter 6 that compare two policies, of chapters 7 and 8
+the fixed points of TD, compatible features and the average reward, and of chapter 9 what holds of exact natural
+gradients and of the regressions that estimate them.
 
 What is expected comes from long sums, from every trajectory, from the complex step or by hand, not from the linear
 systems of the module.
@@ -23,7 +24,9 @@ from npg.envs.tabular import TabularVectorEnv
 from npg.exact import TabularMDP, enumerate_trajectories, total_variation
 from npg.features import Constant, OneHot
 from npg.gradcheck import check_gradient
-from npg.policies import GaussianLinear, SoftmaxLinear
+from npg.models import Linear
+from npg.policies import GaussianLinear, Policy, SoftmaxLinear
+from npg.solvers import conjugate_gradient
 
 theorem = settings(max_examples=200)
 Z_BOUND = 6.0  # two-sided tail probability 2e-9 per comparison
@@ -1642,3 +1645,636 @@ def test_average_reward_needs_one_recurrent_class(name):
     stays = np.array([1e4, 1e4, -1e4, -1e4])  # a softmax that has underflowed
     with pytest.raises(ValueError, match="one recurrent class of states, got 2"):
         getattr(two_state(), name)(SoftmaxLinear(OneHot(2), 2), stays)
+
+
+# The natural gradient and other parameters
+
+
+class Reparametrised:
+    """A model of ϑ that is a linear one of θ = Mϑ."""
+
+    def __init__(self, model, M):
+        self.model, self.M = model, M
+        self.n_outputs, self.n_params = model.n_outputs, M.shape[1]
+
+    def forward(self, theta, x):
+        return self.model.forward(self.M @ theta, x)
+
+    def vjp(self, theta, x, u):
+        return self.M.T @ self.model.vjp(self.M @ theta, x, u)
+
+    def jvp(self, theta, x, v):
+        return self.model.jvp(self.M @ theta, x, self.M @ v)
+
+    def jacobian(self, theta, x):
+        return self.model.jacobian(self.M @ theta, x) @ self.M
+
+    def accumulate(self, z, x, u):
+        of_theta = np.zeros((len(z), len(self.M)))
+        self.model.accumulate(of_theta, x, u)
+        z += of_theta @ self.M
+
+
+def invertible(rng, n, condition):
+    """A random (n, n) matrix with that condition number, neither symmetric nor orthogonal."""
+    U, V = (np.linalg.qr(rng.normal(size=(n, n)))[0] for _ in range(2))
+    return U @ np.diag(condition ** np.linspace(-0.5, 0.5, n)) @ V
+
+
+def reparametrised(p, M):
+    """The same policy in ϑ = M⁻¹θ."""
+    model = Reparametrised(p.policy.model, M)
+    return p._replace(policy=replace(p.policy, model=model), theta=np.linalg.solve(M, p.theta))
+
+
+def dense_policy(p, table):
+    """The same problem with a policy on the features ``table`` (S, d) of its states."""
+    policy = Policy(lambda states: table[states], Linear(table.shape[1], p.mdp.n_actions), Categorical(p.mdp.n_actions))
+    return p._replace(policy=policy, theta=p.rng.normal(size=policy.n_params))
+
+
+@st.composite
+def policies_of_any_rank(draw, source=None):
+    """Problems with tabular or aliased policies, or on linearly dependent features; some states may be unvisited."""
+    p = draw(problems() if source is None else source)
+    if source is None and draw(st.booleans()):
+        p = tabular(p._replace(mdp=with_unvisited_state(p.mdp)))
+    if draw(st.booleans()):
+        rank = draw(st.integers(1, 2))
+        p = dense_policy(p, p.rng.normal(size=(p.mdp.n_states, rank)) @ p.rng.normal(size=(rank, rank + 1)))
+    return p
+
+
+def weighted_scores(p, d):
+    """The matrix Ψ with rows √(d(s)π(a|s)) ψ(s, a), so that ΨᵀΨ = F: (S A, n)."""
+    x, pi = p.mdp.features(p.policy), matrix(p)
+    psi = [p.policy.score(p.theta, x, np.full(len(x), a)) for a in range(p.mdp.n_actions)]
+    return np.concatenate([np.sqrt(d * pi[:, a])[:, None] * psi[a] for a in range(p.mdp.n_actions)])
+
+
+def split(Psi):
+    """Orthonormal bases of the range and the null space of ΨᵀΨ, and the condition number of Ψ on the former."""
+    _, s, Vt = np.linalg.svd(Psi)
+    rank = (s > 1e-11 * s[0]).sum()
+    return Vt[:rank].T, Vt[rank:].T, s[0] / s[rank - 1]
+
+
+def centred(p, v):
+    """What v changes in the logits of the states that are visited, without what all actions have in common."""
+    eta = p.policy.model.jvp(p.theta, p.mdp.features(p.policy), v)
+    return (eta - eta.mean(axis=1, keepdims=True))[p.mdp.visitation(p.policy, p.theta) > 0]
+
+
+def visited_policy(p, theta):
+    return p.mdp.policy_matrix(p.policy, theta)[p.mdp.visitation(p.policy, p.theta) > 0]
+
+
+def conditioned(p, most):
+    """p, unless its scores are worse conditioned than that."""
+    *_, condition = split(weighted_scores(p, p.mdp.visitation(p.policy, p.theta)))
+    assume(condition < most)
+    return p
+
+
+def invariant(p, q, u_p, u_q, bound=1e-8):
+    """A step is the same change of the policy in the parameters of both, whatever its size."""
+    change = centred(p, u_p)
+    assert np.abs(centred(q, u_q) - change).max() <= bound * max(np.abs(change).max(), 1)
+    for alpha in (0.01, 1.0):
+        actual, expected = visited_policy(q, q.theta + alpha * u_q), visited_policy(p, p.theta + alpha * u_p)
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=bound * max(np.abs(change).max(), 1))
+
+
+@pytest.mark.equation("9.8")
+@theorem
+@given(policies_of_any_rank())
+def test_other_parameters_have_the_gradient_and_the_fisher_matrix_of_the_chain_rule(p):
+    M = invertible(p.rng, p.policy.n_params, 100)
+    q = reparametrised(p, M)
+    close(matrix(q), matrix(p))
+    g, F = (f(p.policy, p.theta) for f in (p.mdp.gradient, p.mdp.fisher))
+    size = np.abs(M).max() ** 2 * p.policy.n_params**2
+    np.testing.assert_allclose(q.mdp.gradient(q.policy, q.theta), M.T @ g, rtol=0, atol=1e-11 * size)
+    np.testing.assert_allclose(q.mdp.fisher(q.policy, q.theta), M.T @ F @ M, rtol=0, atol=1e-11 * size)
+    np.testing.assert_allclose(  # the former is the derivative by ϑ, without a model's products
+        derivative(lambda theta: p.mdp.J(p.policy, M @ theta), q.theta), M.T @ g, rtol=0, atol=1e-10 * size
+    )
+
+
+@pytest.mark.equation("9.9")
+@theorem
+@given(policies_of_any_rank())
+def test_natural_step_is_the_same_in_all_linear_parameters_though_the_fisher_matrix_is_singular(p):
+    # With condition numbers up to 1e2 of the scores and 1e3 of M, and least weights √(dπ) of some 1e-2, fits are off by
+    # some 1e5 · 100 roundings in units of the advantages, 1e-9 at most.
+    p = conditioned(p, 1e2)
+    q = reparametrised(p, invertible(p.rng, p.policy.n_params, 1e3))
+    u_p, u_q = (r.mdp.natural_gradient(r.policy, r.theta) for r in (p, q))
+    invariant(p, q, u_p, u_q)
+    Psi = weighted_scores(p, p.mdp.visitation(p.policy, p.theta))
+    assert np.abs(Psi @ (q.policy.model.M @ u_q - u_p)).max() <= 1e-8 * max(np.abs(u_p).max(), 1)  # null(F)
+    assert split(Psi)[1].shape[1] > 0
+
+
+@pytest.mark.equation("9.9")
+@theorem
+@given(policies_of_any_rank())
+def test_so_is_what_conjugate_gradient_finds_without_damping(p):
+    # F in ϑ has a condition number of up to 10² · 10² on its range, so that a residual of 1e-12 leaves 1e-8 of u. That
+    # is above the rounding errors that ∇J has outside the range, if it is no difference of almost equal numbers.
+    p = conditioned(p, 10)
+    q = reparametrised(p, invertible(p.rng, p.policy.n_params, 10))
+    d, u = p.mdp.visitation(p.policy, p.theta), []
+    assume(np.abs(p.mdp.gradient(p.policy, p.theta)).max() > 0.01 * np.abs(p.mdp.value(p.policy, p.theta)).max())
+    for r in (p, q):
+        x, g = r.mdp.features(r.policy), r.mdp.gradient(r.policy, r.theta)
+
+        def F(v, r=r, x=x):
+            return r.policy.fisher_vector_product(r.theta, x, v, w=d)
+
+        found = conjugate_gradient(F, g, max_iter=50 * len(g), tol=1e-12)
+        assert found.converged
+        u.append(found.x)
+    invariant(p, q, *u)
+    invariant(p, p, p.mdp.natural_gradient(p.policy, p.theta), u[0])
+
+
+@pytest.mark.equation("9.9")
+@theorem
+@given(policies_of_any_rank())
+def test_plain_step_in_other_parameters_is_the_gradient_times_H_transposed_H(p):
+    M = invertible(p.rng, p.policy.n_params, 100)
+    q, g = reparametrised(p, M), p.mdp.gradient(p.policy, p.theta)
+    plain = q.mdp.gradient(q.policy, q.theta)
+    close(centred(q, plain), centred(p, M @ M.T @ g), np.abs(M).max() ** 2 * p.policy.n_params**2)
+
+
+EXAMPLE = np.array([[2.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.5]])
+
+
+@pytest.mark.equation("9.9")
+@pytest.mark.parametrize(("kappa", "same"), [(0.0, True), (0.1, False), (np.inf, False)])
+def test_neither_the_plain_gradient_nor_a_damped_one_is_the_same_in_other_parameters(kappa, same):
+    p = S.Problem(two_state(0.5), SoftmaxLinear(OneHot(2), 2), np.array([0.3, -0.2, 0.1, 0.5]), None)
+    changes = []
+    for r in (p, reparametrised(p, EXAMPLE)):
+        F, g = (f(r.policy, r.theta) for f in (r.mdp.fisher, r.mdp.gradient))
+        u = g if kappa == np.inf else np.linalg.lstsq(F + kappa * np.eye(4), g, rcond=1e-12)[0]
+        changes.append(centred(r, u) / np.abs(centred(r, u)).max())
+    difference = np.abs(changes[1] - changes[0]).max()
+    assert (difference < 1e-12) if same else (difference > 0.01)
+
+
+@pytest.mark.equation("9.9")
+def test_in_parameters_that_are_no_linear_function_steps_are_the_same_to_first_order():
+    # θ = ϑ + ϑ³/3, component by component, with H = diag(1 + ϑ²)
+    p = S.Problem(two_state(0.5), SoftmaxLinear(OneHot(2), 2), None, None)
+    vartheta = np.array([0.3, -0.2, 0.1, 0.5])
+    p = p._replace(theta=vartheta + vartheta**3 / 3)
+    H = np.diag(1 + vartheta**2)
+    F, g = (f(p.policy, p.theta) for f in (p.mdp.fisher, p.mdp.gradient))
+    u = np.linalg.pinv(H @ F @ H, rcond=1e-10) @ H @ g
+    invariant(p, p, p.mdp.natural_gradient(p.policy, p.theta), H @ u)
+    off = []
+    for alpha in (0.1, 0.05, 0.025):
+        there = vartheta + alpha * u
+        off.append(np.abs(centred(p, there + there**3 / 3 - p.theta - alpha * H @ u)).max())
+    assert off[0] > 1e-4
+    assert off[0] / off[1] == pytest.approx(4, rel=0.15)
+    assert off[1] / off[2] == pytest.approx(4, rel=0.08)
+
+
+@pytest.mark.equation("9.10")
+@theorem
+@given(policies_of_any_rank())
+def test_what_the_fisher_matrix_does_not_see_leaves_the_policy_where_an_episode_comes(p):
+    d = p.mdp.visitation(p.policy, p.theta)
+    Psi = weighted_scores(p, d)
+    _, null, condition = split(Psi)
+    assume(condition < 1e3)
+    v = null @ p.rng.normal(size=null.shape[1])
+    assert np.abs(p.mdp.fisher(p.policy, p.theta) @ v).max() <= 1e-10 * (1 + d.sum())
+    close(centred(p, v), 0, 10)
+    close(visited_policy(p, p.theta + 5 * v), visited_policy(p, p.theta), 10)
+    # And the converse: the other way to find directions that move all logits of every visited state alike.
+    n = p.policy.n_params
+    shifts = np.stack([centred(p, e).ravel() for e in np.eye(n)], axis=1)
+    alike = split(shifts)[1]
+    assert alike.shape == null.shape
+    close(Psi @ alike, 0, 10)
+    # Every solution of F u = ∇J is then a step to the same policies.
+    u = p.mdp.natural_gradient(p.policy, p.theta)
+    invariant(p, p, u, u + v)
+    close(p.mdp.J(p.policy, p.theta + u + v), p.mdp.J(p.policy, p.theta + u), 100 * (1 + np.abs(u).max()))
+
+
+@pytest.mark.equation("9.10")
+def test_what_the_fisher_matrix_does_not_see_includes_all_logits_of_a_state_that_is_not_visited():
+    p = tabular(S.Problem(with_unvisited_state(two_state(0.9)), None, None, np.random.default_rng(0)))
+    F = p.mdp.fisher(p.policy, p.theta)
+    assert np.linalg.matrix_rank(F, tol=1e-10) == 2  # of 6: one for each state visited
+    v = np.array([1.0, -2.0, 3.0, 1.0, -2.0, -7.0])
+    close(F @ v, 0)
+    new, old = (p.mdp.policy_matrix(p.policy, theta) for theta in (p.theta + v, p.theta))
+    close(new[:2], old[:2])
+    assert np.abs(new[2] - old[2]).max() > 0.1
+
+
+@pytest.mark.equation("9.11")
+@theorem
+@given(policies_of_any_rank(), st.sampled_from(["a", "q", "q less a baseline"]))
+def test_compatible_weights_are_the_natural_gradient_up_to_what_changes_no_policy(p, target):
+    d, q = p.mdp.visitation(p.policy, p.theta), p.mdp.action_value(p.policy, p.theta)
+    of = {"a": p.mdp.advantage(p.policy, p.theta), "q": q, "q less a baseline": q + 3 * p.rng.normal(size=(len(q), 1))}
+    Psi = weighted_scores(p, d)
+    _, null, condition = split(Psi)
+    assume(condition < 1e3)
+    # The normal equations of the fit, and so every minimiser, whichever null(F) adds.
+    b = Psi.T @ (np.sqrt(d[:, None] * matrix(p)) * of[target]).T.ravel()
+    close(b, p.mdp.gradient(p.policy, p.theta), 100)
+    w, _ = compatible_fit(p, of[target], d)
+    w = w + null @ p.rng.normal(size=null.shape[1])
+    np.testing.assert_allclose(p.mdp.fisher(p.policy, p.theta) @ w, b, rtol=0, atol=1e-9 * (1 + np.abs(w).max()))
+    invariant(p, p, p.mdp.natural_gradient(p.policy, p.theta), w)
+
+
+@pytest.mark.equation("9.12")
+@theorem
+@given(problems(episodic=False))
+def test_under_the_normalised_visitation_the_natural_gradient_is_longer_by_the_horizon(p):
+    p = tabular(p)
+    F_bar, F, g = (
+        p.mdp.fisher(p.policy, p.theta, normalized=True),
+        p.mdp.fisher(p.policy, p.theta),
+        p.mdp.gradient(p.policy, p.theta),
+    )
+    gamma, u = p.mdp.gamma, p.mdp.natural_gradient(p.policy, p.theta)
+    close(F_bar, (1 - gamma) * F, 10)
+    inverse = np.linalg.pinv(F_bar, rcond=1e-9, hermitian=True)
+    size = 1e-8 * np.abs(u).max()
+    np.testing.assert_allclose(inverse @ g, u / (1 - gamma), rtol=0, atol=size / (1 - gamma))
+    longer = p.mdp.natural_gradient(p.policy, p.theta, normalized=True)
+    np.testing.assert_allclose(longer, u / (1 - gamma), rtol=1e-10, atol=size)
+    np.testing.assert_allclose(inverse @ ((1 - gamma) * g), u, rtol=0, atol=size)
+
+
+@pytest.mark.equation("9.12")
+@theorem
+@given(problems())
+def test_means_over_rows_normalise_both_gradient_and_fisher_matrix(p):
+    # Rows in proportion to integer visits: the mean weights are d̄, that of F̄, and so are those of the gradient.
+    p = tabular(p)
+    visits = p.rng.integers(1, 5, size=p.mdp.n_states) * ~p.mdp.terminal
+    states, pi, a = np.repeat(np.arange(p.mdp.n_states), visits), matrix(p), p.mdp.advantage(p.policy, p.theta)
+    x = p.policy.features(states)
+    F_bar = p.policy.fisher(p.theta, x)
+    g_bar = p.policy.all_actions_gradient(p.theta, x, a[states], np.full(len(states), 1 / len(states)))
+    u = np.linalg.pinv(F_bar, rcond=1e-9, hermitian=True) @ g_bar
+    close((u.reshape(p.mdp.n_actions, -1).T - a).std(axis=1), 0, 1e3)  # a, up to a number for each state
+    assert np.abs((pi * a).sum(axis=1)).max() < 1e-9
+
+
+@pytest.mark.equation("9.12")
+def test_corridor_has_the_three_vectors_of_the_chapter():
+    mdp, policy, theta = short_corridor(), SoftmaxLinear(Constant(), 2), np.zeros(2)
+    F_bar, g = mdp.fisher(policy, theta, normalized=True), mdp.gradient(policy, theta)
+    inverse = np.linalg.pinv(F_bar, rcond=1e-9)
+    close(mdp.natural_gradient(policy, theta), [-1 / 3, 1 / 3])  # left, right
+    close(mdp.natural_gradient(policy, theta, normalized=True), [-4, 4])
+    close(inverse @ g, [-4, 4])
+    close(inverse @ g / mdp.visitation(policy, theta).sum(), [-1 / 3, 1 / 3])
+
+
+# Multiplicative weights
+
+
+STEPS = [0.01, 0.1, 1.0, 3.0, 10.0, 100.0]
+
+
+@pytest.mark.equation("9.13")
+@theorem
+@given(problems(), st.sampled_from(STEPS))
+def test_tabular_natural_step_multiplies_probabilities_by_exponentials_of_advantages_and_never_lowers_J(p, alpha):
+    p = tabular(p)
+    pi, a = matrix(p), p.mdp.advantage(p.policy, p.theta)
+    alpha = alpha / max(np.abs(a).max(), 1)  # so that no probability underflows
+    new = p.mdp.policy_matrix(p.policy, p.theta + alpha * p.mdp.natural_gradient(p.policy, p.theta))
+    weights = pi * np.exp(alpha * a)
+    Z = weights.sum(axis=1, keepdims=True)
+    live = ~p.mdp.terminal
+    np.testing.assert_allclose(new[live], (weights / Z)[live], rtol=1e-7)  # advantages to 1e-9, times α
+    new = weights / Z
+    # What the proof says of each state: Jensen's inequality, and the performance difference.
+    gain, kl = (new * a).sum(axis=1), (new * np.log(new / pi)).sum(axis=1)
+    np.testing.assert_allclose(alpha * gain, kl + np.log(Z[:, 0]), rtol=0, atol=1e-10 * (1 + alpha))
+    assert (np.log(Z) >= -1e-13).all()
+    assert (gain >= -1e-11).all()
+    assert p.mdp.J(new) >= p.mdp.J(pi) - 1e-10
+    close(p.mdp.J(new) - p.mdp.J(pi), p.mdp.visitation(new) @ gain, 10)
+
+
+@pytest.mark.equation("9.13")
+@theorem
+@given(problems())
+def test_tabular_natural_gradient_does_not_depend_on_where_episodes_begin(p):
+    p = tabular(p)
+    live = ~p.mdp.terminal
+    rho0 = live * p.rng.uniform(0.1, 1, size=len(live))
+    other = replace(p.mdp, rho0=rho0 / rho0.sum())
+    u, v = (mdp.natural_gradient(p.policy, p.theta) for mdp in (p.mdp, other))
+    close(u, v, 100)
+    assert np.abs(p.mdp.gradient(p.policy, p.theta) - other.gradient(p.policy, p.theta)).max() > 1e-9 or (
+        live.sum() == 1 or np.abs(u).max() < 1e-6
+    )
+
+
+@pytest.mark.equation("9.13")
+@theorem
+@given(problems())
+def test_a_long_tabular_natural_step_is_a_step_of_policy_iteration(p):
+    p = tabular(p)
+    a, live = p.mdp.advantage(p.policy, p.theta), ~p.mdp.terminal
+    best = np.sort(a[live], axis=1)
+    gap = (best[:, -1] - best[:, -2]).min()
+    assume(gap > 1e-3)
+    new = p.mdp.policy_matrix(p.policy, p.theta + 60 / gap * p.mdp.natural_gradient(p.policy, p.theta))
+    close(new[live], np.eye(p.mdp.n_actions)[a[live].argmax(axis=1)])
+
+
+@pytest.mark.equation("9.13")
+def test_a_longer_step_may_gain_less():
+    # The two states after (6.11), from both actions alike.
+    mdp = replace(two_state(0.9), rho0=np.array([1.0, 0.0]))
+    policy, theta = SoftmaxLinear(OneHot(2), 2), np.zeros(4)
+    u = mdp.natural_gradient(policy, theta)
+    J = [mdp.J(policy, theta + alpha * u) for alpha in (0, 0.5, 1, 2, 4, 1000)]
+    np.testing.assert_allclose(J, [7.25, 11.165, 14.278, 15.878, 14.203, 10], atol=5e-4)
+
+
+# Plateaus of the plain gradient
+
+
+@pytest.mark.equation("9.14")
+@theorem
+@given(problems())
+def test_plain_gradient_is_as_small_as_the_visits_to_a_state_and_the_probability_of_an_action(p):
+    p = tabular(p)
+    pi, a = matrix(p), p.mdp.advantage(p.policy, p.theta)
+    d = marginals(p.mdp, pi).T @ p.mdp.gamma ** np.arange(MANY)  # not the linear system
+    g = p.mdp.gradient(p.policy, p.theta).reshape(p.mdp.n_actions, -1).T
+    for s, b in product(np.flatnonzero(~p.mdp.terminal), range(p.mdp.n_actions)):
+        close(g[s, b], d[s] * pi[s, b] * a[s, b], 10)
+    u = p.mdp.natural_gradient(p.policy, p.theta).reshape(p.mdp.n_actions, -1).T
+    close((u - u @ np.ones((p.mdp.n_actions, 1)) / p.mdp.n_actions), (a - a.mean(axis=1, keepdims=True)), 100)
+
+
+@pytest.mark.equation("9.13", "9.14")
+def test_natural_gradient_sees_what_is_rarely_done_where_the_plain_one_does_not():
+    # To leave state 0, with probability 1e-8, would be worth 2.8 more than to stay.
+    mdp, policy = two_state(0.9), SoftmaxLinear(OneHot(2), 2)
+    theta = np.log([1e8, 9.0, 1.0, 1.0])
+    a = mdp.advantage(policy, theta)
+    assert a[0, 1] == pytest.approx(2.8, abs=0.05)
+    assert np.abs(mdp.gradient(policy, theta).reshape(2, 2)[:, 0]).max() < 1e-6
+    # Its weight √(dπ) is some 1e-4 of the largest, so that the fit is off by some 1e4 · 1e4 roundings.
+    u = mdp.natural_gradient(policy, theta)
+    np.testing.assert_allclose(u.reshape(2, 2).T, a - a.mean(axis=1, keepdims=True), rtol=0, atol=1e-7)
+
+
+def ascent(stay, steps, *, natural):
+    """r(π) and π(stay|·) along steps of α = 1 in Kakade's two states; the average reward has no discount."""
+    mdp, policy, theta = two_state(), SoftmaxLinear(OneHot(2), 2), np.log([*stay, *(1 - np.array(stay))])
+    for _ in range(steps + 1):
+        yield mdp.average_reward(policy, theta), mdp.policy_matrix(policy, theta)[:, 0]
+        if natural:
+            v, r = mdp.differential_value(policy, theta), mdp.average_reward(policy, theta)
+            q = mdp.expected_reward - r + mdp.P @ v
+            theta = theta + (q - v[:, None]).T.ravel()
+        else:
+            theta = theta + mdp.average_reward_gradient(policy, theta)
+
+
+@pytest.mark.equation("9.13", "9.14")
+def test_kakades_two_states_have_the_plateau_of_the_chapter_and_the_natural_gradient_has_none():
+    at = [1, 2, 3, 10, 50, 100, 151, 152, 200]
+    plain = list(ascent((0.8, 0.2), 200, natural=False))
+    assert plain[0][0] == pytest.approx(0.72, abs=1e-12)
+    expected = [0.7846, 0.8317, 0.8650, 0.9500, 0.9915, 0.9986, 1.3497, 1.5680, 1.9921]
+    np.testing.assert_allclose([plain[k][0] for k in at], expected, rtol=0, atol=6e-5)
+    natural = list(ascent((0.8, 0.2), 10, natural=True))
+    np.testing.assert_allclose([natural[k][0] for k in (1, 2, 3, 10)], [0.9609, 1.2295, 2, 2], rtol=0, atol=6e-5)
+    policy = SoftmaxLinear(OneHot(2), 2)
+    mu = two_state().stationary_distribution(np.stack([plain[100][1], 1 - plain[100][1]], axis=1))
+    assert mu[1] == pytest.approx(0.013, abs=5e-4)
+    # Both begin with the advantage, which the plain gradient weighs by μ(s)π(a|s).
+    theta, pi = np.log([0.8, 0.2, 0.2, 0.8]), np.array([[0.8, 0.2], [0.2, 0.8]])
+    v, r = two_state().differential_value(pi), two_state().average_reward(pi)
+    a = two_state().expected_reward - r + two_state().P @ v - v[:, None]
+    by_hand = np.array([[0.8], [0.2]]) * pi * a
+    close(two_state().average_reward_gradient(policy, theta), by_hand.T.ravel())
+
+
+@pytest.mark.equation("9.14")
+def test_from_further_away_the_plateau_has_no_end_in_sight():
+    plain = list(ascent((0.9, 0.1), 1000, natural=False))
+    assert plain[1000][0] == pytest.approx(0.9995, abs=5e-5)
+    assert 0.9 < min(r for r, _ in plain[10:]) <= max(r for r, _ in plain) < 1
+    assert plain[1000][1][1] == pytest.approx(0.15338819, abs=1e-7)
+    natural = list(ascent((0.9, 0.1), 4, natural=True))
+    assert abs(natural[4][0] - 2) < 1e-12
+
+
+# Natural actor–critic
+
+
+class Pairs(NamedTuple):
+    """The process of pairs (s, a) in states that are not terminal, with the on-policy weights of its data."""
+
+    states: np.ndarray
+    actions: np.ndarray
+    weights: np.ndarray  # d_1(s) π(a|s), or μ(s) π(a|s)
+    P: np.ndarray  # of the next pair
+    d: np.ndarray
+
+
+def pairs(p):
+    mdp, pi, live = p.mdp, matrix(p), ~p.mdp.terminal
+    states, actions = np.nonzero(live[:, None] & np.ones_like(pi, dtype=bool))
+    d = mdp.visitation(p.policy, p.theta, gamma=1) if mdp.terminal.any() else mdp.stationary_distribution(pi)
+    P = mdp.P[states, actions][:, states] * pi[states, actions]
+    return Pairs(states, actions, d[states] * pi[states, actions], P, d)
+
+
+def natural_equations(p, phi, lam):
+    """The mean equations A (ν, w) = b of LSTD(λ) on x = (φ(s), ψ(s, a)), x' = (φ(s'), 0), by long sums."""
+    k, mdp = pairs(p), p.mdp
+    phi = phi * ~mdp.terminal[:, None]
+    psi = p.policy.score(p.theta, p.policy.features(k.states), k.actions)
+    x = np.hstack([phi[k.states], psi])
+    x_next = np.hstack([mdp.P[k.states, k.actions] @ phi, 0 * psi])
+    discounted, weighted = mdp.gamma * lam * k.P, (k.weights[:, None] * x).T
+    return (
+        weighted @ long_sum(discounted, x - mdp.gamma * x_next),
+        weighted @ long_sum(discounted, reward(mdp)[k.states, k.actions]),
+    )
+
+
+def direction(p, d):
+    """F and Σ_s d(s) Σ_a ∇π(a|s) q(s, a)."""
+    q = p.mdp.action_value(p.policy, p.theta)
+    return p.policy.fisher(p.theta, p.mdp.features(p.policy), d), np.einsum("s,sa,san->n", d, q, d_pi(p))
+
+
+def unichain_of(p):
+    return p._replace(mdp=unichain(p.mdp))
+
+
+on_policy = policies_of_any_rank(problems().map(unichain_of))
+
+
+@pytest.mark.equation("9.16")
+@theorem
+@given(on_policy, lams, st.booleans())
+def test_weights_of_the_scores_in_lstd_are_the_natural_gradient_under_the_weights_of_the_data(p, lam, spanned):
+    # φ with v_π in its span, or any with λ = 1
+    lam = lam if spanned else 1.0
+    v, live, d = p.mdp.value(p.policy, p.theta), ~p.mdp.terminal, pairs(p).d
+    phi = p.rng.normal(size=(len(v), int(p.rng.integers(1, live.sum() + 1))))
+    nu = np.zeros(phi.shape[1])
+    if spanned:
+        phi[:, 0], nu[0] = v / max(np.abs(v).max(), 1e-3), max(np.abs(v).max(), 1e-3)
+    else:
+        root = np.sqrt(d * live)[:, None]
+        nu = np.linalg.lstsq(root * phi, root[:, 0] * v)[0]  # the projection of v_π
+    assume(np.linalg.cond(np.sqrt(d)[live, None] * phi[live]) < 1e3)
+    A, b = natural_equations(p, phi, lam)
+    F_1, g_1 = direction(p, d)
+    Psi = weighted_scores(p, d)
+    assume(split(Psi)[2] < 1e2)
+    target = np.sqrt(d[:, None] * matrix(p)) * p.mdp.advantage(p.policy, p.theta)
+    w = np.linalg.lstsq(Psi, target.T.ravel(), rcond=1e-11)[0]
+    scale = (1 + np.abs(w).max() + np.abs(nu).max()) * (1 + np.abs(A).max())
+    np.testing.assert_allclose(F_1 @ w, g_1, rtol=0, atol=1e-10 * scale)
+    np.testing.assert_allclose(A @ np.append(nu, w), b, rtol=0, atol=1e-10 * scale)  # it is a solution
+    n = phi.shape[1]
+    np.testing.assert_allclose(A[:n, n:], 0, atol=1e-11 * scale)  # and all have the same F_1 w: A is block triangular,
+    np.testing.assert_allclose(A[n:, n:], F_1, atol=1e-11 * scale)  # its diagonal that of LSTD(λ) on φ, and F_1
+    found = np.linalg.lstsq(A, b, rcond=1e-11)[0]
+    assume(split(A[:n, :n])[2] < 1e4)
+    np.testing.assert_allclose(F_1 @ found[n:], g_1, rtol=0, atol=1e-8 * scale)
+
+
+@pytest.mark.equation("9.16")
+@theorem
+@given(on_policy, st.sampled_from([0.0, 0.5, 0.9]))
+def test_with_values_that_are_wrong_the_weights_have_the_bias_of_the_advantages(p, lam):
+    # w solves F_1 w = E[Σ ψ Â], with the residuals δ of ν; the part that v_π has no say in is what (9.16) leaves.
+    k, phi = pairs(p), p.rng.normal(size=(p.mdp.n_states, 1)) * ~p.mdp.terminal[:, None]
+    _, g_1 = direction(p, k.d)
+    A, b = natural_equations(p, phi, lam)
+    assume(abs(A[0, 0]) > 1e-2)
+    nu = p.mdp.td_fixed_point(p.policy, p.theta, x=phi, lam=lam)
+    close(A[0, 0] * nu, b[:1], 100)
+    psi = p.policy.score(p.theta, p.policy.features(k.states), k.actions)
+    delta = reward(p.mdp)[k.states, k.actions] - (phi @ nu)[k.states]
+    delta = delta + p.mdp.gamma * p.mdp.P[k.states, k.actions] @ phi @ nu
+    right = (k.weights[:, None] * psi).T @ long_sum(p.mdp.gamma * lam * k.P, delta)
+    scale = 100 * (1 + np.abs(nu).max())
+    close(b[1:] - A[1:, :1] @ nu, right, scale)
+    # Along a trajectory the errors e of ν enter as γ(1 − λ) Σ (γλ)^k e(S_{t+k+1}): chapter 8, longer advantages.
+    P, _ = chain(p.mdp, matrix(p))
+    live = ~p.mdp.terminal
+    e = (phi @ nu - p.mdp.value(p.policy, p.theta)) * live
+    to_come = p.mdp.P @ long_sum(p.mdp.gamma * lam * P * live[:, None], e)
+    bias = p.mdp.gamma * (1 - lam) * np.einsum("s,sa,san->n", k.d, to_come, d_pi(p))
+    close(right, g_1 + bias, scale)
+
+
+@pytest.mark.equation("9.16")
+def test_neither_condition_can_be_dropped_and_the_discount_of_the_data_is_one():
+    rng = np.random.default_rng(0)
+    p = dense_policy(layered(rng, 0.5), rng.normal(size=(4, 2)))
+    phi, v = rng.normal(size=(4, 1)), p.mdp.value(p.policy, p.theta)[:, None]
+    F_1, g_1 = direction(p, pairs(p).d)
+    for features, lam, right in ((phi, 0.0, False), (phi, 0.3, False), (phi, 1.0, True), (v, 0.0, True)):
+        w = np.linalg.lstsq(*natural_equations(p, features, lam), rcond=1e-11)[0][1:]
+        error = np.abs(F_1 @ w - g_1).max()
+        assert (error < 1e-11) if right else (error > 1e-3)
+        assert np.abs(centred(p, w - p.mdp.natural_gradient(p.policy, p.theta))).max() > 1e-2  # d_1 is not d_γ
+
+
+# Episodic natural actor–critic
+
+
+def summed(p, gamma):
+    """Σ γ^t ψ_t and the return of every trajectory, and their probabilities."""
+    traj, probability = enumerate_trajectories(p.mdp, p.policy, p.theta, p.mdp.n_states - 1)
+    assert not traj.truncated.any()
+    psi_bar = 0.0
+    for t in range(len(traj.obs)):
+        psi_bar = psi_bar + gamma**t * traj.valid[t][:, None] * p.policy.score(p.theta, traj.x[t], traj.actions[t])
+    return psi_bar, returns(p.mdp, traj), probability
+
+
+def regression(psi_bar, R, probability):
+    """(w, c) of the fit to infinitely many episodes."""
+    root = np.sqrt(probability)[:, None]
+    fit = np.linalg.lstsq(root * np.column_stack([psi_bar, np.ones(len(R))]), root[:, 0] * R, rcond=1e-11)[0]
+    return fit[:-1], fit[-1]
+
+
+ending = policies_of_any_rank(
+    layers.flatmap(lambda p: st.sampled_from([p, dense_policy(p, p.rng.normal(size=(p.mdp.n_states, 2)))]))
+)
+
+
+@pytest.mark.equation("9.17")
+@theorem
+@given(ending)
+def test_regression_of_returns_on_summed_scores_is_the_compatible_fit_under_the_squared_discount(p):
+    psi_bar, R, probability = summed(p, p.mdp.gamma)
+    occurs = marginals(p.mdp, matrix(p), p.mdp.n_states)
+    d = p.mdp.gamma ** (2 * np.arange(len(occurs))) @ occurs * ~p.mdp.terminal  # Σ_t γ^{2t} Pr(S_t = s)
+    F, g = direction(p, d)
+    close(probability @ psi_bar, 0, 10)
+    close((probability * psi_bar.T) @ psi_bar, F, 10)
+    close(psi_bar.T @ (probability * R), g, 10)
+    w, c = regression(psi_bar, R, probability)
+    assume(split(weighted_scores(p, d))[2] < 1e3)
+    close(c, p.mdp.J(p.policy, p.theta), 1e3)
+    np.testing.assert_allclose(F @ w, g, rtol=0, atol=1e-9 * (1 + np.abs(w).max()))
+    is_table = p.policy.n_params == p.mdp.n_states * p.mdp.n_actions
+    if p.mdp.gamma == 1:
+        close(g, p.mdp.gradient(p.policy, p.theta), 10)
+        close(F, p.mdp.fisher(p.policy, p.theta), 10)
+    if p.mdp.gamma == 1 or is_table:
+        invariant(p, p, p.mdp.natural_gradient(p.policy, p.theta), w, 1e-7)
+    # With sums of scores that are not discounted, the equation is F_1 w = ∇J.
+    plain, *_ = summed(p, 1)
+    close(plain.T @ (probability * R), p.mdp.gradient(p.policy, p.theta), 10)
+    close((probability * plain.T) @ plain, direction(p, occurs.sum(axis=0) * ~p.mdp.terminal)[0], 10)
+
+
+@pytest.mark.equation("9.9", "9.17")
+@theorem
+@given(ending)
+def test_the_episodic_direction_is_the_same_in_all_linear_parameters(p):
+    p = conditioned(p, 1e3)
+    q = reparametrised(p, invertible(p.rng, p.policy.n_params, 100))
+    invariant(p, q, *(regression(*summed(r, r.mdp.gamma))[0] for r in (p, q)), 1e-7)
+
+
+@pytest.mark.equation("9.17")
+def test_where_parameters_are_shared_and_rewards_discounted_it_is_another_direction():
+    rng = np.random.default_rng(0)
+    p = dense_policy(layered(rng, 0.5), rng.normal(size=(4, 2)))
+    psi_bar, R, probability = summed(p, 0.5)
+    w, _ = regression(psi_bar, R, probability)
+    g, u = p.mdp.gradient(p.policy, p.theta), p.mdp.natural_gradient(p.policy, p.theta)
+    assert np.abs(psi_bar.T @ (probability * R) - g).max() > 0.01
+    assert np.abs(centred(p, w) - centred(p, u)).max() > 0.01
+    # Nor is the one from undiscounted sums, even for a table.
+    p = layered(rng, 0.5)
+    plain, R, probability = summed(p, 1)
+    w, _ = regression(plain, R, probability)
+    assert np.abs(centred(p, w) - centred(p, p.mdp.natural_gradient(p.policy, p.theta))).max() > 0.01

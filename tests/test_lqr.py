@@ -1,5 +1,6 @@
 """The closed forms of the discounted LQR against sums over time, SciPy's solvers, differences and samples."""
 
+from dataclasses import replace
 from itertools import product
 from typing import NamedTuple
 
@@ -10,10 +11,11 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import TimeLimit
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import linalg, stats
+from scipy import integrate, linalg, stats
 
 from npg.envs.lqr import LQR, LQREnv
 from npg.gradcheck import check_gradient
+from npg.optimizers import kl_step
 from npg.rollout import Collector, Episodes
 
 BOTH = pytest.mark.parametrize("log_sigma", [True, False], ids=["log σ", "σ"])
@@ -53,13 +55,13 @@ def covariance(rng, n, rank):
 
 
 @st.composite
-def problems(draw, most=0.8, least=0.0):
-    """Random problems of 1 to 3 states and actions, with γρ(A + BK)² up to ``most`` and γ from ``least`` up.
+def problems(draw, most=0.8, least=0.0, size=3):
+    """Random problems of 1 to ``size`` states and actions, with γρ(A + BK)² up to ``most`` and γ from ``least`` up.
 
     Noise and first states may be degenerate, down to none at all.
     """
     rng = draw(S.generators)
-    d, m = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    d, m = draw(st.integers(1, size)), draw(st.integers(1, size))
     gamma = draw(st.sampled_from([least, 0.3, 0.5, 0.7, 0.9, 0.95]))
     B, K, M = rng.normal(size=(d, m)), rng.normal(size=(m, d)), rng.normal(size=(d, d))
     M *= np.sqrt(rng.uniform(0, most) / max(gamma, 0.1)) / np.abs(np.linalg.eigvals(M)).max()
@@ -502,6 +504,120 @@ def test_the_lectures_problem_in_numbers():
         np.testing.assert_allclose(g, gradient, atol=5e-4)
         np.testing.assert_allclose(F, np.diag(fisher), atol=5e-4)
         np.testing.assert_allclose(np.linalg.solve(F, g), natural, atol=7e-4)
+
+
+# The fields of the lecture, after Peters & Schaal (2008)
+
+
+@pytest.mark.equation("9.8", "9.9", "9.15")
+@settings(max_examples=200)
+@given(problems(size=1))
+def test_natural_field_is_the_same_in_sigma_and_its_logarithm_and_the_plain_one_is_not(p):
+    lqr, K, sigma = replace(p.lqr, S0=p.lqr.S0 + 1), p.K, p.sigma[0]
+    X, V = lqr.second_moment(K, p.sigma)[0, 0], lqr.value_matrix(K, p.sigma)[0][0, 0]
+    g_k, g_log = lqr.gradient(K, p.sigma)
+    natural = {}
+    for log_sigma in (True, False):
+        g, F = (f(K, p.sigma, log_sigma=log_sigma) for f in (lqr.gradient, lqr.fisher))
+        H = np.diag([1, sigma if log_sigma else 1])  # ∂(k, σ) / ∂ of the parameters
+        close(g, H @ lqr.gradient(K, p.sigma, log_sigma=False))
+        close(F, H @ lqr.fisher(K, p.sigma, log_sigma=False) @ H)
+        natural[log_sigma] = np.linalg.solve(F, g)
+    close(natural[True], [sigma**2 * g_k / X, (1 - lqr.gamma) / 2 * g_log])
+    close(natural[False], [sigma**2 * g_k / X, (1 - lqr.gamma) / 2 * sigma * g_log])
+    close(natural[False], [1, sigma] * natural[True])  # dσ = σ d log σ
+    plain = g_log / sigma, sigma * g_log  # what the plain fields in σ and in log σ do to σ
+    assert plain[0] / plain[1] == pytest.approx(sigma**-2, rel=1e-9)
+    # The curve: towards the gain that is greedy for the value function, wherever the states are.
+    b, q = lqr.B[0, 0], lqr.R[0, 0] + lqr.gamma * V * lqr.B[0, 0] ** 2
+    greedy = -lqr.gamma * b * V * lqr.A[0, 0] / q
+    close(natural[True][0], 2 * (K[0, 0] - greedy) * natural[True][1], rtol=1e-7)
+
+
+START, BEST = (-1.3, 0.5), (1 - np.sqrt(1 + 4 * 0.81)) / 1.8
+
+
+def move(k, sigma, kind, log_sigma):
+    """The field on policies, as (dk, dσ), the one in its own parameters and F there."""
+    g, F = (f([[k]], [sigma], log_sigma=log_sigma) for f in (LQR().gradient, LQR().fisher))
+    u = np.linalg.solve(F, g) if kind == "natural" else g
+    return u * [1, sigma if log_sigma else 1], u, F
+
+
+FIELDS = [("plain", False), ("plain", True), ("natural", False), ("natural", True)]
+
+
+@pytest.mark.equation("9.15")
+@pytest.mark.parametrize(
+    ("field", "at"),
+    zip(
+        FIELDS,
+        [
+            [-1.2112, -1.1528, -1.1189, -1.0503, -0.9667],
+            [-0.8312, -0.5893, -0.5884, -0.5884, -0.5884],
+            [-0.8017, -0.6251, -0.5977, -0.5888, -0.5884],
+            [-0.8017, -0.6251, -0.5977, -0.5888, -0.5884],
+        ],
+        strict=True,
+    ),
+    ids=str,
+)
+def test_curves_of_the_fields_go_where_the_chapter_says(field, at):
+    def slope(log_sigma, k):
+        dk, d_sigma = move(k[0], np.exp(log_sigma), *field)[0]
+        return [dk / d_sigma * np.exp(log_sigma)]
+
+    stops = np.log([0.25, 0.1, 0.05, 0.01, 0.001])
+    curve = integrate.solve_ivp(
+        slope, (np.log(START[1]), stops[-1]), START[:1], t_eval=stops, method="Radau", rtol=1e-8, atol=1e-10
+    )
+    np.testing.assert_allclose(curve.y[0], at, rtol=0, atol=6e-5)
+
+
+@pytest.mark.equation("9.7", "9.15")
+@pytest.mark.parametrize(
+    ("field", "arrives"), [(FIELDS[0], None), (FIELDS[1], 50), (FIELDS[2], 76), (FIELDS[3], 76)], ids=str
+)
+def test_of_steps_of_one_radius_those_of_the_plain_field_in_sigma_stall(field, arrives):
+    k, sigma = START
+    gains = [k]
+    for _ in range(1000 if arrives is None else arrives):
+        _, u, F = move(k, sigma, *field)
+        step = kl_step(u, F @ u, 0.01)
+        assert step @ F @ step / 2 == pytest.approx(0.01, rel=1e-12)
+        k, sigma = k + step[0], sigma * np.exp(step[1]) if field[1] else sigma + step[1]
+        gains.append(k)
+    assert BEST == pytest.approx(-0.5884, abs=5e-5)
+    if arrives is None:
+        assert (gains[200], gains[1000]) == pytest.approx((-1.0065, -0.9255), abs=6e-5)
+        assert 0 < sigma < 1e-3
+    else:
+        assert abs(gains[arrives] - BEST) < 0.01 < abs(gains[arrives - 1] - BEST)
+
+
+@pytest.mark.equation("9.15")
+def test_steps_of_one_euclidean_length_would_make_sigma_negative():
+    k, sigma = START
+    for i in range(1, 13):
+        before, u = k, move(k, sigma, "plain", False)[1]
+        k, sigma = np.array([k, sigma]) + 0.05 * u / np.linalg.norm(u)
+        assert (sigma < 0) == (i == 12)
+    assert before == pytest.approx(-1.078, abs=5e-4)
+
+
+@pytest.mark.equation("9.7", "9.9")
+def test_only_to_first_order_is_a_step_the_same_in_both_parametrisations_and_the_lectures_length_is_not_even_that():
+    after, lengths = [], []
+    for log_sigma in (False, True):
+        _, u, F = move(-0.5, 0.5, "natural", log_sigma)
+        g = LQR().gradient([[-0.5]], [0.5], log_sigma=log_sigma)
+        assert g @ u == pytest.approx(7.7268, abs=5e-5)
+        after.append(0.5 * np.exp(u[1]) if log_sigma else 0.5 + u[1])
+        step = np.sqrt(2 / (g @ F @ g)) * u
+        lengths.append(step @ F @ step / 2)
+        close(kl_step(u, F @ u, 0.3), np.sqrt(0.6 / (g @ u)) * u)
+    np.testing.assert_allclose(after, [0.1935, 0.2709], atol=5e-5)
+    np.testing.assert_allclose(lengths, [1.605e-4, 2.521e-3], rtol=5e-4)
 
 
 # The environment

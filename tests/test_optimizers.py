@@ -1,12 +1,13 @@
-"""Ascent, Adam and RMSProp against transcriptions of their papers, their state, and clipping by the norm."""
+"""Ascent, Adam and RMSProp against transcriptions of their papers, their state, clipping, and the natural step."""
 
 import numpy as np
 import pytest
 import strategies as S
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from npg.optimizers import OPTIMIZERS, Adam, Ascent, RMSProp, clip_norm
+from npg.envs.lqr import LQR
+from npg.optimizers import OPTIMIZERS, Adam, Ascent, RMSProp, clip_norm, kl_step
 
 EVERY_OPTIMIZER = pytest.mark.parametrize("name", OPTIMIZERS)
 
@@ -238,3 +239,182 @@ def test_a_gradient_whose_squares_overflow_is_clipped_and_one_that_is_not_finite
     assert np.isnan(clip_norm(np.array([np.nan, 1.0]), 0.5)[0])
     assert np.isinf(clip_norm(np.array([np.inf, 1.0]), 0.5)[0])
     np.testing.assert_array_equal(clip_norm(np.array([3.0, 4.0]), np.inf), [3, 4])
+
+
+# The length of a natural step
+
+
+def metric(rng, n, rank=None):
+    """A positive semidefinite matrix of a rank, whose eigenvalues that are not zero lie in [0.1, 10]."""
+    q, _ = np.linalg.qr(rng.normal(size=(n, n)))
+    values = np.where(np.arange(n) < (n if rank is None else rank), 10 ** rng.uniform(-1, 1, size=n), 0.0)
+    return (q * values) @ q.T
+
+
+def on_the_ellipsoid(rng, G, delta, many=200):
+    """Random Δ with ½ΔᵀGΔ = δ, (many, n)."""
+    steps = rng.normal(size=(many, len(G)))
+    return steps * np.sqrt(2 * delta / np.einsum("bi,ij,bj->b", steps, G, steps))[:, None]
+
+
+deltas = st.sampled_from([1e-6, 1e-2, 1.0, 50.0])
+
+
+@pytest.mark.equation("9.1", "11.4")
+@given(S.generators, st.integers(1, 6), deltas)
+@settings(max_examples=200)
+def test_no_step_within_the_radius_climbs_higher_than_the_normalised_natural_one(rng, n, delta):
+    G, g = metric(rng, n), rng.normal(size=n)
+    u = np.linalg.solve(G, g)
+    step = kl_step(u, g, delta)
+    best = np.sqrt(2 * delta * (g @ u))
+    assert g @ step == pytest.approx(best, rel=1e-12)
+    assert 0.5 * step @ G @ step == pytest.approx(delta, rel=1e-11)
+    others = on_the_ellipsoid(rng, G, delta)
+    away = np.abs(others - step).max(axis=1) > 1e-2 * np.abs(step).max()
+    assert (others[away] @ g < best).all()  # unique
+    assert (rng.uniform(0, 1, size=(200, 1)) * others @ g <= best * (1 + 1e-12)).all()  # none is better inside
+
+
+@pytest.mark.equation("9.1", "11.4")
+@given(S.generators, st.integers(1, 6), deltas)
+@settings(max_examples=200)
+def test_the_normalised_natural_step_satisfies_the_conditions_of_the_lagrangian(rng, n, delta):
+    G, g = metric(rng, n), rng.normal(size=n)
+    u = np.linalg.solve(G, g)
+    step, lam = kl_step(u, G @ u, delta), np.sqrt(g @ u / (2 * delta))
+    np.testing.assert_allclose(lam * G @ step, g, rtol=0, atol=1e-11 * np.abs(g).max())
+    np.testing.assert_allclose(step, u / lam, rtol=1e-11)
+    assert lam > 0
+    assert 0.5 * step @ G @ step == pytest.approx(delta, rel=1e-11)
+
+
+@pytest.mark.equation("9.1")
+@given(S.generators, deltas)
+def test_in_the_euclidean_metric_the_step_is_the_gradient_of_length_root_two_delta(rng, delta):
+    g = rng.normal(size=4)
+    np.testing.assert_allclose(kl_step(g, g, delta), np.sqrt(2 * delta) * g / np.linalg.norm(g), rtol=1e-13)
+
+
+@pytest.mark.equation("9.1")
+def test_the_best_of_all_small_steps_turns_into_the_direction_of_the_natural_gradient():
+    G, theta, angles = np.array([[2.0, 0.6], [0.6, 0.5]]), np.array([0.3, -0.2]), np.linspace(-np.pi, np.pi, 200_001)
+
+    def J(at):
+        return np.sin(at[..., 0]) + at[..., 0] * at[..., 1] + np.exp(0.5 * at[..., 1])
+
+    g = np.array([np.cos(0.3) - 0.2, 0.3 + 0.5 * np.exp(-0.1)])
+    root = np.linalg.inv(np.linalg.cholesky(G)).T  # ΔᵀGΔ = 2δ of Δ = root y with ‖y‖² = 2δ
+    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    off = []
+    for delta in (1e-2, 1e-4, 1e-6):
+        steps = np.sqrt(2 * delta) * circle @ root.T
+        best = steps[J(theta + steps).argmax()]
+        natural = kl_step(np.linalg.solve(G, g), g, delta)
+        off.append(np.linalg.norm(best - natural) / np.linalg.norm(natural))
+    assert off[0] < 0.2
+    assert off[0] / off[1] == pytest.approx(10, rel=0.2)  # the curvature of J turns it by an angle of order √δ
+    assert off[2] < 0.002
+
+
+@pytest.mark.equation("9.2")
+@given(S.generators, st.integers(2, 6), deltas, st.data())
+@settings(max_examples=200)
+def test_in_a_singular_metric_the_step_is_the_best_and_its_null_space_changes_nothing(rng, n, delta, data):
+    rank = data.draw(st.integers(1, n - 1))
+    G = metric(rng, n, rank)
+    g = G @ rng.normal(size=n)
+    pinv = np.linalg.pinv(G, rcond=1e-8, hermitian=True)
+    null = np.eye(n) - G @ pinv
+    u = pinv @ g
+    step, best = kl_step(u, G @ u, delta), np.sqrt(2 * delta * (g @ pinv @ g))
+    shifted = kl_step(u + null @ rng.normal(size=n), G @ u, delta)  # another solution of G u = g
+    for one in (step, shifted, step + null @ rng.normal(size=n)):
+        assert g @ one == pytest.approx(best, rel=1e-10, abs=1e-11 * np.abs(g).max())
+        assert 0.5 * one @ G @ one == pytest.approx(delta, rel=1e-9)
+    others = on_the_ellipsoid(rng, G, delta)
+    assert (others @ g <= best * (1 + 1e-9)).all()
+    np.testing.assert_allclose(null @ step, 0, atol=1e-10 * np.abs(step).max())
+
+
+@pytest.mark.equation("9.2")
+@given(S.generators, st.integers(2, 6))
+def test_with_a_gradient_outside_the_range_of_the_metric_steps_within_the_radius_climb_without_bound(rng, n):
+    G, g = metric(rng, n, n - 1), rng.normal(size=n)
+    free = g - G @ np.linalg.pinv(G, rcond=1e-8, hermitian=True) @ g
+    for length in (1.0, 1e3, 1e6):
+        step = length * free
+        assert 0.5 * step @ G @ step <= 1e-13 * length**2 * (g @ g)  # zero but for rounding
+        assert g @ step == pytest.approx(length * free @ free, rel=1e-9, abs=1e-9)
+    np.testing.assert_array_equal(kl_step(free, np.zeros(n), 0.1), np.zeros(n))
+
+
+@pytest.mark.equation("9.7")
+@given(S.generators, st.integers(1, 8), deltas, st.sampled_from([1e-100, 1e-8, 1.0, 1e8, 1e100]))
+@settings(max_examples=200)
+def test_whatever_the_direction_and_its_length_half_the_form_of_the_step_is_delta(rng, n, delta, size):
+    G, u = metric(rng, n), size * rng.normal(size=n)
+    step = kl_step(u, G @ u, delta)
+    assert 0.5 * step @ G @ step == pytest.approx(delta, rel=1e-12)
+    np.testing.assert_allclose(step / np.linalg.norm(step), u / np.linalg.norm(u), rtol=1e-13)  # no other direction
+    np.testing.assert_allclose(kl_step(3 * u, 3 * (G @ u), delta), step, rtol=1e-13)
+    np.testing.assert_allclose(kl_step(u, G @ u, 4 * delta), 2 * step, rtol=1e-13)
+
+
+@pytest.mark.equation("9.7")
+def test_the_factor_without_the_inverse_metric_misses_the_radius_by_the_ratio_of_the_two_forms():
+    F, g, delta = np.diag([1.0, 0.01]), np.array([1.0, 1.0]), 0.01
+    u = g / np.diag(F)
+    np.testing.assert_allclose(kl_step(u, F @ u, delta), np.sqrt(0.02 / 101) * np.array([1.0, 100.0]), rtol=1e-14)
+    lecture = np.sqrt(2 * delta / (g @ F @ g)) * u
+    assert 0.5 * lecture @ F @ lecture == pytest.approx(100 * delta, rel=1e-13)  # gᵀF⁻¹g / gᵀFg = 101 / 1.01
+
+
+@pytest.mark.equation("9.7")
+@pytest.mark.parametrize(("log_sigma", "form"), [(False, 48143), (True, 3065.4)])
+def test_on_a_linear_system_that_factor_depends_on_the_coordinates_too(log_sigma, form):
+    lqr, at = LQR(), (np.array([[-0.5]]), np.array([0.5]))
+    g, F = lqr.gradient(*at, log_sigma=log_sigma), lqr.fisher(*at, log_sigma=log_sigma)
+    u = np.linalg.solve(F, g)
+    assert g @ u == pytest.approx(7.7268, abs=5e-5)
+    assert g @ F @ g == pytest.approx(form, rel=2e-5)
+    step = kl_step(u, F @ u, 0.01)
+    assert 0.5 * step @ F @ step == pytest.approx(0.01, rel=1e-13)
+    np.testing.assert_allclose(step, np.sqrt(0.02 / (g @ u)) * u, rtol=1e-13)
+
+
+@pytest.mark.equation("9.7")
+@given(S.generators, st.integers(1, 5), st.sampled_from([1e-3, 1.0, 1e3]))
+def test_with_damping_in_the_direction_and_none_in_the_length_the_step_still_has_the_radius(rng, n, kappa):
+    F, g = metric(rng, n), rng.normal(size=n)
+    u = np.linalg.solve(F + kappa * np.eye(n), g)
+    step = kl_step(u, F @ u, 0.01)
+    assert 0.5 * step @ F @ step == pytest.approx(0.01, rel=1e-12)
+    assert g @ step > 0
+
+
+@pytest.mark.equation("9.2", "9.7")
+@pytest.mark.parametrize("Fu", [[0.0, 0.0], [-1.0, 0.0], [2.0, -1.0], [-0.0, 0.0]])
+def test_where_the_curvature_is_not_positive_there_is_no_step(Fu):
+    u = np.array([1.0, 2.0])
+    step = kl_step(u, np.array(Fu), 0.1)
+    np.testing.assert_array_equal(step, [0, 0])
+    step[:] = 5  # a new array
+    np.testing.assert_array_equal(u, [1, 2])
+    np.testing.assert_array_equal(kl_step(np.zeros(2), np.zeros(2), 0.1), [0, 0])
+
+
+@pytest.mark.equation("9.7")
+def test_a_step_of_numbers_that_are_nan_is_nan():
+    assert np.isnan(kl_step(np.array([np.nan, 1.0]), np.array([1.0, 1.0]), 0.1)).all()
+    assert np.isnan(kl_step(np.array([1.0, 1.0]), np.array([1.0, np.nan]), 0.1)).all()
+    assert np.isnan(kl_step(np.array([1.0, 1.0]), np.array([1.0, 1.0]), np.nan)).all()
+
+
+@pytest.mark.equation("9.7")
+def test_a_radius_of_zero_is_no_step_and_the_arguments_stay_as_they_were():
+    u, Fu = np.array([1.0, 2.0]), np.array([0.5, 0.25])
+    np.testing.assert_array_equal(kl_step(u, Fu, 0.0), [0, 0])
+    np.testing.assert_allclose(kl_step(u, Fu, 0.5), u, rtol=1e-15)
+    np.testing.assert_array_equal(u, [1, 2])
+    np.testing.assert_array_equal(Fu, [0.5, 0.25])

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import strategies as S
 from gymnasium import spaces
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
+from test_critics import layers
 
 from npg import features as F
 from npg.distributions import Categorical, DiagonalGaussian
+from npg.envs.mdps import short_corridor
+from npg.exact import enumerate_trajectories
 from npg.gradcheck import check_gradient, numerical_gradient
 from npg.models import Linear
 from npg.policies import GaussianLinear, Policy, SoftmaxLinear, make_policy
@@ -259,7 +262,7 @@ def test_kl_is_not_negative_and_zero_with_zero_gradient_at_equality(i, data):
 # The Fisher matrix
 
 
-@pytest.mark.equation("2.1", "3.10")
+@pytest.mark.equation("2.1", "3.10", "9.4")
 @given(S.instances(), st.data())
 def test_fisher_is_the_weighted_mean_of_the_second_moment_of_the_score(i, data):
     w = data.draw(S.positive_weights(len(i.w)))
@@ -270,7 +273,7 @@ def test_fisher_is_the_weighted_mean_of_the_second_moment_of_the_score(i, data):
     agree(i.policy.fisher(i.theta, i.x, w), moment, 10 * size(i))
 
 
-@pytest.mark.equation("2.1", "3.10")
+@pytest.mark.equation("2.1", "3.10", "9.4")
 @given(S.instances())
 def test_fisher_is_minus_the_mean_hessian_of_log_prob(i):
     mean = 0
@@ -279,7 +282,7 @@ def test_fisher_is_minus_the_mean_hessian_of_log_prob(i):
     agree(i.policy.fisher(i.theta, i.x), -mean / len(i.a), 10 * size(i))
 
 
-@pytest.mark.equation("2.1", "3.10")
+@pytest.mark.equation("2.1", "3.10", "9.4")
 @given(S.instances())
 def test_fisher_is_the_hessian_of_the_mean_divergence_at_equality(i):
     mean = np.full(len(i.a), 1 / len(i.a))
@@ -364,6 +367,277 @@ def test_vectors_that_make_the_logits_of_every_visited_row_equal_are_the_whole_n
     assert outside.ravel() @ policy.fisher_vector_product(theta, x, outside.ravel()) > 1e-6
 
 
+# The divergence to second order, and what is left of it
+
+
+def expansion(i, step):
+    """½ΔᵀF_sΔ of each row; the terms of third order of KL(θ‖θ + Δ) and KL(θ + Δ‖θ), and bounds on what then is left.
+
+    For a softmax these are cumulants of the change u of the logits: with ψ(t) = log Σ_a p exp(tu) the first divergence
+    is ψ(1) − ψ(0) − ψ'(0), the second ψ(0) − ψ(1) + ψ'(1), and the fourth derivative of ψ is at most the fourth power
+    of the range of u. For a Gaussian, with v the change of log σ and w that of μ over σ, they are
+    Σ ½(e^{−2v} − 1 + 2v) + ½w²e^{−2v} and Σ ½(e^{2v} − 1 − 2v) + ½w².
+    """
+    eta, moved = i.policy.eta(i.theta, i.x), i.policy.eta(i.theta + step, i.x)
+    quadratic = [0.5 * step @ i.policy.fisher(i.theta, i.x, row) @ step for row in np.eye(len(eta))]
+    if is_softmax(i.policy):
+        p, u = special.softmax(eta, axis=1), moved - eta
+        third = (p * (u - (p * u).sum(axis=1, keepdims=True)) ** 3).sum(axis=1)
+        fourth = np.ptp(u, axis=1) ** 4
+        return np.array(quadratic), (third / 6, third / 3), (fourth / 24, fourth / 8)
+    m = i.policy.distribution.n_actions
+    w, v = (moved - eta)[:, :m] / np.exp(eta[:, m:]), (moved - eta)[:, m:]
+    third = -(2 / 3 * v**3 + w**2 * v).sum(axis=1), (2 / 3 * v**3).sum(axis=1)
+    largest = np.exp(2 * np.abs(v))
+    fourth = ((v**4 / 3 + w**2 * v**2) * largest).sum(axis=1), (v**4 / 3 * largest).sum(axis=1)
+    return np.array(quadratic), third, fourth
+
+
+@st.composite
+def steps(draw):
+    """An instance, and a step that changes no policy by more than a nat or so."""
+    i = draw(S.instances())
+    v = draw(S.reals(i.policy.n_params))
+    length = np.sqrt(max(v @ i.policy.fisher(i.theta, i.x, np.ones(len(i.a))) @ v, 0.0))
+    return i, draw(st.floats(0.01, 1.0)) * v / max(length, 1.0)
+
+
+@pytest.mark.equation("9.3")
+@given(steps())
+@settings(max_examples=200)
+def test_both_divergences_are_half_the_fisher_form_and_terms_of_third_order_that_differ(case):
+    i, step = case
+    quadratic, third, fourth = expansion(i, step)
+    found = i.policy.kl(i.theta, i.theta + step, i.x), i.policy.kl(i.theta + step, i.theta, i.x)
+    for kl, cubic, bound in zip(found, third, fourth, strict=True):
+        assert (np.abs(kl - quadratic - cubic) <= bound + 1e-12).all()
+
+
+@pytest.mark.equation("9.3")
+def test_the_divergences_of_two_actions_have_the_coefficients_of_their_third_order():
+    policy, x, theta = SoftmaxLinear(F.Constant(), 2), np.ones((1, 1)), np.log([0.2, 0.8])
+    steps, left = np.array([0.1, 0.05, 0.025]), []
+    for t in steps:
+        other, step = theta + np.array([t, 0.0]), np.array([t, 0.0])
+        half = 0.5 * step @ policy.fisher(theta, x) @ step
+        assert half == pytest.approx(0.08 * t**2, rel=1e-13)
+        left.append([policy.kl(theta, other, x)[0] - half, policy.kl(other, theta, x)[0] - half])
+    assert np.array(left[0]) + 0.08 * 0.1**2 == pytest.approx([8.160e-4, 8.320e-4], abs=5e-8)
+    # F(1 − 2p) = 0.096, a sixth and a third of it; then F(1 − 6F) = 0.0064 times t⁴/24 and t⁴/8
+    left = np.array(left)
+    assert left[-1] / steps[-1] ** 3 == pytest.approx([0.016, 0.032], abs=1e-4)
+    np.testing.assert_allclose(left[:-1] / left[1:], 8, rtol=0.01)  # half a step, an eighth of the remainder
+
+
+@pytest.mark.equation("9.3")
+def test_the_divergences_of_a_normal_distribution_have_the_numbers_of_the_closed_forms():
+    policy, x = GaussianLinear(F.Constant(), F.Constant(), 1), (np.ones((1, 1)),) * 2
+    p, wider, shifted = np.array([0.0, 0.0]), np.array([0.0, 0.1]), np.array([0.3, 0.0])
+    np.testing.assert_array_equal(policy.fisher(p, x), [[1, 0], [0, 2]])  # so that the form is 0.01 and 0.045
+    assert policy.kl(p, wider, x)[0] == pytest.approx(0.009365, abs=5e-7)
+    assert policy.kl(wider, p, x)[0] == pytest.approx(0.010701, abs=5e-7)
+    assert policy.kl(p, shifted, x)[0] == pytest.approx(0.045, rel=1e-14)
+    assert policy.kl(shifted, p, x)[0] == pytest.approx(0.045, rel=1e-14)
+
+
+@pytest.mark.equation("9.4")
+@given(S.instances(), st.data())
+def test_fisher_is_the_hessian_of_both_divergences_at_equality(i, data):
+    n, w = i.policy.n_params, np.eye(len(i.a))[data.draw(st.integers(0, len(i.a) - 1))]
+    fisher = i.policy.fisher(i.theta, i.x, w)
+    u, v = data.draw(S.reals(n)), data.draw(S.reals(n))
+    u, v = (z / max(1.0, np.sqrt(max(z @ fisher @ z, 0.0)), np.abs(z).max()) for z in (u, v))
+
+    def reversed_kl(t, s):
+        return i.policy.kl(i.theta + t[0] * v + s[0] * u, i.theta, i.x) @ w
+
+    def slope_of_reversed(t):
+        return numerical_gradient(lambda s: reversed_kl(t, s), np.zeros(1), "complex")[0][0]
+
+    for slope in (lambda t: i.policy.kl_grad(i.theta, i.theta + t[0] * v, i.x, w) @ u, slope_of_reversed):
+        # h⁴/30 = 1e-14 times a sixth derivative, along directions that change log π by about one
+        assert numerical_gradient(slope, np.zeros(1))[0][0] == pytest.approx(u @ fisher @ v, abs=1e-9)
+
+
+@pytest.mark.equation("9.4")
+@given(S.instances())
+def test_fisher_of_each_state_is_the_covariance_of_the_score(i):
+    for row, w in enumerate(np.eye(len(i.a))):
+        mean, second = 0, 0
+        for a, mass in outcomes(i.policy, i.theta, i.x):
+            psi = i.policy.score(i.theta, i.x, a)[row]
+            mean, second = mean + mass[row] * psi, second + mass[row] * np.outer(psi, psi)
+        agree(i.policy.fisher(i.theta, i.x, w), second - np.outer(mean, mean), 10 * size(i))
+
+
+@pytest.mark.equation("9.5")
+@given(steps(), st.data())
+@settings(max_examples=200)
+def test_the_mean_divergence_over_states_is_half_the_form_of_the_mean_fisher_matrix(case, data):
+    i, step = case
+    d = data.draw(S.positive_weights(len(i.a)))
+    d = d / d.sum()
+    half = 0.5 * step @ i.policy.fisher_vector_product(i.theta, i.x, step, d)
+    _, third, fourth = expansion(i, step)
+    found = i.policy.kl(i.theta, i.theta + step, i.x), i.policy.kl(i.theta + step, i.theta, i.x)
+    for kl, cubic, bound in zip(found, third, fourth, strict=True):
+        assert abs(d @ kl - half - d @ cubic) <= d @ bound + 1e-12
+
+
+@pytest.mark.equation("9.5")
+@given(layers)
+@settings(max_examples=200)
+def test_the_divergence_of_whole_episodes_is_that_of_their_states_as_often_as_they_are_met(p):
+    new = p.theta + p.rng.normal(size=len(p.theta))
+    (traj, mass), (same, new_mass) = (enumerate_trajectories(p.mdp, p.policy, theta, 3) for theta in (p.theta, new))
+    np.testing.assert_array_equal(traj.actions, same.actions)
+    np.testing.assert_array_equal(traj.next_obs, same.next_obs)
+    d_1, x, v = p.mdp.visitation(p.policy, p.theta, gamma=1), p.mdp.features(p.policy), traj.valid
+    agree(mass @ np.log(mass / new_mass), d_1 @ p.policy.kl(p.theta, new, x), 100)
+    moment = 0
+    for n in range(len(mass)):
+        psi = p.policy.score(p.theta, traj.x[v[:, n], n], traj.actions[v[:, n], n]).sum(axis=0)
+        moment = moment + mass[n] * np.outer(psi, psi)
+    agree(p.policy.fisher(p.theta, x, d_1), moment, 100)  # and so is its Fisher matrix
+
+
+@pytest.mark.equation("9.5")
+def test_the_divergence_of_episodes_in_the_short_corridor_has_the_numbers_of_its_twelve_visits():
+    mdp, policy, x = short_corridor(), SoftmaxLinear(F.Constant(), 2), np.ones((4, 1))
+    old, step = np.zeros(2), np.array([-0.1, 0.1])
+    d_1 = mdp.visitation(policy, old, gamma=1)
+    assert d_1.sum() == pytest.approx(12, rel=1e-12)
+    kl = policy.kl(old, old + step, x)
+    assert kl == pytest.approx(0.0049917, abs=5e-8)
+    assert d_1 @ kl == pytest.approx(0.0599003, abs=5e-8)
+    assert 0.5 * step @ policy.fisher(old, x, d_1) @ step == pytest.approx(0.06, rel=1e-12)
+
+
+# The empirical Fisher matrix
+
+
+@pytest.mark.equation("9.18")
+@given(S.instances(), st.data())
+def test_empirical_fisher_is_the_weighted_sum_of_outer_products_of_scores(i, data):
+    w, psi = data.draw(S.positive_weights(len(i.a))), i.policy.score(i.theta, i.x, i.a)
+    terms = [np.outer(row, row) for row in psi]
+    scale = 10 * (1 + np.abs(psi).max() ** 2)
+    agree(i.policy.empirical_fisher(i.theta, i.x, i.a), sum(terms) / len(terms), scale)
+    weighted = sum(w_b * term for w_b, term in zip(w, terms, strict=True))
+    agree(i.policy.empirical_fisher(i.theta, i.x, i.a, w), weighted, 10 * scale)
+
+
+@pytest.mark.equation("9.18")
+@given(S.instances())
+def test_the_mean_of_the_empirical_fisher_matrix_over_actions_is_the_fisher_matrix(i):
+    B, mean = len(i.a), 0
+    for a, mass in outcomes(i.policy, i.theta, i.x):
+        mean = mean + i.policy.empirical_fisher(i.theta, i.x, a, mass / B)
+    agree(mean, i.policy.fisher(i.theta, i.x), 10 * size(i))
+
+
+@pytest.mark.equation("9.18")
+@given(S.generators, st.integers(1, 3), st.integers(2, 3))
+def test_the_mean_over_all_batches_of_actions_is_the_fisher_matrix_of_their_states(rng, B, k):
+    policy, x = Policy(None, Linear(2, k), Categorical(k)), rng.normal(size=(B, 2))
+    theta = rng.normal(size=policy.n_params)
+    p, mean = special.softmax(policy.eta(theta, x), axis=1), 0
+    for a in product(range(k), repeat=B):
+        mean = mean + p[np.arange(B), a].prod() * policy.empirical_fisher(theta, x, np.array(a))
+    agree(mean, policy.fisher(theta, x), 100)
+
+
+@pytest.mark.equation("9.18")
+@given(S.problems())
+def test_no_element_of_the_fisher_matrix_varies_more_with_the_state_than_that_of_the_empirical_one(p):
+    d, pi = p.mdp.visitation(p.policy, p.theta, normalized=True), p.mdp.policy_matrix(p.policy, p.theta)
+    u, v = p.rng.normal(size=(2, len(p.theta)))
+    mean = u @ p.mdp.fisher(p.policy, p.theta, normalized=True) @ v
+    exact, empirical = np.zeros(len(d)), np.zeros(pi.shape)
+    for s in range(len(d)):
+        x = p.policy.features(np.array([s]))
+        exact[s] = u @ p.policy.fisher(p.theta, x) @ v
+        for a in range(pi.shape[1]):
+            empirical[s, a] = u @ p.policy.empirical_fisher(p.theta, x, np.array([a])) @ v
+    agree(d @ (pi * empirical).sum(axis=1), mean, 1e3)
+    assert d @ (exact - mean) ** 2 <= d @ (pi * (empirical - mean) ** 2).sum(axis=1) + 1e-12
+
+
+@pytest.mark.equation("9.18")
+@given(S.instances())
+def test_the_empirical_fisher_matrix_is_symmetric_and_its_rank_at_most_the_number_of_rows(i):
+    empirical = i.policy.empirical_fisher(i.theta, i.x, i.a)
+    agree(empirical, empirical.T, np.abs(empirical).max())
+    values = np.linalg.eigvalsh(empirical)
+    rounding = 1e-13 * max(values[-1], 1e-300)
+    assert values[0] >= -rounding
+    assert np.count_nonzero(values > rounding) <= len(i.a)
+
+
+@pytest.mark.equation("9.18")
+def test_the_empirical_fisher_matrix_of_few_rows_has_their_number_as_its_rank():
+    policy, rng = GaussianLinear(F.Fourier(BOX, 2), F.Constant(), 1), np.random.default_rng(0)
+    for B in (1, 3, 7):
+        x, theta = policy.features(rng.uniform(-1, 1, size=(B, 2))), np.zeros(policy.n_params)
+        a = policy.sample(theta, x, rng)
+        assert np.linalg.matrix_rank(policy.empirical_fisher(theta, x, a), hermitian=True) == B < policy.n_params
+
+
+@pytest.mark.equation("9.18")
+@given(S.generators, st.integers(1, 8), st.integers(1, 4))
+def test_empirical_fisher_and_gradient_give_the_least_squares_fit_of_advantages_on_scores(rng, B, d):
+    policy = Policy(None, Linear(d, 3), Categorical(3))
+    x, theta, A = rng.normal(size=(B, d)), rng.normal(scale=0.3, size=3 * d), rng.normal(size=B)
+    a = rng.integers(3, size=B)
+    psi = policy.score(theta, x, a)
+    singular = np.linalg.svd(psi, compute_uv=False)
+    assume(singular[singular > 1e-12][-1] > 0.05)
+    g, empirical = policy.weighted_score(theta, x, a, A / B), policy.empirical_fisher(theta, x, a)
+    u = np.linalg.pinv(empirical, rcond=1e-10, hermitian=True) @ g
+    fit = np.linalg.lstsq(psi, A, rcond=1e-10)[0]
+    agree(empirical @ fit, g, 1e3)  # its normal equations
+    agree(u, fit, 1e6)  # the shortest of the fits; the condition number is below 1e5
+    least = ((psi @ u - A) ** 2).sum()
+    assert all(((psi @ (u + change) - A) ** 2).sum() >= least - 1e-9 for change in rng.normal(size=(10, 3 * d)))
+
+
+@pytest.mark.equation("9.18")
+@pytest.mark.parametrize(("B", "expected"), [(1, 0.1250), (2, 0.2132), (4, 0.3226), (16, 0.4672)])
+def test_the_natural_gradient_of_the_empirical_fisher_matrix_is_biased_though_both_factors_are_not(B, expected):
+    policy, theta, p = SoftmaxLinear(F.Constant(), 2), np.log([0.2, 0.8]), np.array([0.2, 0.8])
+    x, reward, fisher, gradient, natural = np.ones((B, 1)), np.array([1.0, 0.0]), 0, 0, 0
+    for good in range(B + 1):  # of the B actions; their order does not matter
+        a, mass = np.where(np.arange(B) < good, 0, 1), stats.binom.pmf(good, B, 0.2)
+        empirical = policy.empirical_fisher(theta, x, a)
+        pinv = np.linalg.pinv(empirical, rcond=1e-10, hermitian=True)
+        g = policy.weighted_score(theta, x, a, reward[a] / B)
+        fisher, gradient, natural = fisher + mass * empirical, gradient + mass * g, natural + mass * pinv @ g
+        with_advantages = pinv @ policy.weighted_score(theta, x, a, (reward[a] - 0.2) / B)
+        np.testing.assert_allclose(with_advantages, [0.5, -0.5], rtol=1e-12)  # they are linear in the score
+    np.testing.assert_allclose(fisher, policy.fisher(theta, x), rtol=1e-12)
+    np.testing.assert_allclose(gradient, p[0] * p[1] * np.array([1, -1]), rtol=1e-12)
+    exact = np.linalg.pinv(policy.fisher(theta, x), hermitian=True) @ gradient
+    np.testing.assert_allclose(exact, [0.5, -0.5], rtol=1e-12)
+    np.testing.assert_allclose(natural, [expected, -expected], rtol=0, atol=5e-5)
+
+
+@pytest.mark.equation("9.18")
+def test_where_states_tell_of_actions_the_empirical_fisher_matrix_may_vary_less():
+    """A first action of probability 0.2 leads to a state without features, the other to one with the feature √2.4."""
+    policy, theta = Policy(None, Linear(2, 2), Categorical(2)), np.array([np.log(0.25), 0.0, 0.0, 0.0])
+    traces, masses, means = [], [], [0, 0]
+    for first, second in product(range(2), repeat=2):
+        x, a = np.array([[1.0, 0.0], [0.0, first * np.sqrt(2.4)]]), np.array([first, second])
+        masses.append(np.exp(policy.log_prob(theta, x, a).sum()))
+        both = policy.fisher(theta, x, np.ones(2)), policy.empirical_fisher(theta, x, a, np.ones(2))
+        means = [mean + masses[-1] * matrix for mean, matrix in zip(means, both, strict=True)]
+        traces.append([np.trace(matrix) for matrix in both])
+    agree(means[0], means[1], 10)
+    exact, empirical = np.array(traces).T
+    np.testing.assert_allclose(empirical / 2, 0.64, rtol=1e-12)
+    np.testing.assert_allclose(exact / 2, [0.16, 0.16, 0.76, 0.76], rtol=1e-12)
+
+
 # Sampling
 
 
@@ -429,6 +703,7 @@ def everything(policy, theta, other, x, a, w, v):
         "kl": policy.kl(theta, other, x),
         "kl_grad": policy.kl_grad(theta, other, x, w),
         "fisher": policy.fisher(theta, x),
+        "empirical_fisher": policy.empirical_fisher(theta, x, a),
         "fisher_vector_product": policy.fisher_vector_product(theta, x, v),
     }
 
@@ -455,6 +730,7 @@ def test_softmax_with_logits_of_1e4_has_the_values_of_a_deterministic_policy():
         "kl": [2e4, 2e4],
         "kl_grad": [-7, 7, 0],
         "fisher": np.zeros((3, 3)),
+        "empirical_fisher": [[0.5, -0.5, 0], [-0.5, 0.5, 0], [0, 0, 0]],
         "fisher_vector_product": [0, 0, 0],
     }
     values = everything(policy, theta, other, x, np.array([1, 0]), w, v)
@@ -508,7 +784,7 @@ def test_an_empty_batch_gives_no_rows_and_zero_sums(policy, obs):
         if name in shapes:
             assert value.shape == (0, *shapes[name]), name
         else:
-            np.testing.assert_array_equal(value, np.zeros((n, n) if name == "fisher" else n), err_msg=name)
+            np.testing.assert_array_equal(value, np.zeros((n, n) if name.endswith("fisher") else n), err_msg=name)
 
 
 def test_one_action_and_one_feature_leave_nothing_to_learn():
@@ -579,6 +855,7 @@ def calls(policy, theta, x, a, w, v):
         (("theta", "x"), lambda: policy.kl(theta, theta, x)),
         (("theta", "x", "w"), lambda: policy.kl_grad(theta, theta, x, w)),
         (("theta", "x", "w"), lambda: policy.fisher(theta, x, w)),
+        (("theta", "x", "a", "w"), lambda: policy.empirical_fisher(theta, x, a, w)),
         (("theta", "x", "v", "w"), lambda: policy.fisher_vector_product(theta, x, v, w)),
     ]
 

@@ -15,6 +15,7 @@ from npg.returns import (
     lambda_returns,
     leave_one_out_mean,
     n_step_returns,
+    standardized,
     total_returns,
     weighted_advantages,
 )
@@ -658,3 +659,61 @@ def test_flags_that_are_not_boolean_are_refused_by_name(f, name):
     flags[name] = np.zeros((2, 1))
     with pytest.raises(TypeError, match=f"{name} must be boolean, got float64"):
         f(*[np.ones((2, 1))] * 3, *flags.values(), gamma=0.9, lam=0.9)
+
+
+# Standardised advantages
+
+batches = st.integers(2, 12).flatmap(S.reals).filter(lambda A: np.ptp(A) > 1e-3)
+
+
+@pytest.mark.equation("11.15")
+@given(batches)
+def test_standardised_advantages_have_mean_zero_and_deviation_one_and_keep_their_proportions(A):
+    before, B = A.copy(), len(A)
+    mean = sum(A) / B
+    deviation = (sum((a - mean) ** 2 for a in A) / B) ** 0.5
+    found = standardized(A, np.abs(A).max())
+    np.testing.assert_allclose(found, [(a - mean) / deviation for a in A], rtol=0, atol=1e-11)
+    np.testing.assert_array_equal(A, before)
+    assert abs(found.mean()) < 1e-11
+    assert found.std() == pytest.approx(1, rel=1e-12)
+
+
+@pytest.mark.equation("11.15")
+@given(batches, st.floats(-100, 100), st.sampled_from([1e-6, 0.1, 10.0, 1e6]))
+def test_neither_the_level_nor_the_unit_of_advantages_matters(A, shift, unit):
+    found = standardized(unit * (A + shift), unit * 200)
+    np.testing.assert_allclose(found, standardized(A, 3.0), rtol=0, atol=1e-9)  # of 1e-14 in A + shift, over 1e-4
+
+
+@pytest.mark.equation("11.15")
+@pytest.mark.parametrize("A", [[0.0, 0.0], [3.7, 3.7, 3.7], [-2.0], [0.0]])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e3])
+def test_advantages_that_are_all_equal_are_left_as_they_are(A, scale):
+    np.testing.assert_array_equal(standardized(np.array(A), scale), A)
+
+
+@pytest.mark.equation("11.15")
+@pytest.mark.parametrize(
+    ("A", "scale", "rounding"),
+    [
+        ([1e-13, -1e-13], 1e3, True),  # differences of values of 1000: noise
+        ([1e-13, -1e-13], 1e-6, False),  # of values of 1e-6: a signal
+        ([1e-13, -1e-13], 0.0, False),
+        ([1.0 + 1e-13, 1.0 - 1e-13], 0.0, True),  # nearly equal advantages
+        ([1e-3, -1e-3], 1e3, False),
+        ([5e-7, -5e-7], 1e3, True),
+        ([2e-6, -2e-6], 1e3, False),  # either side of 1e-9 of the scale
+    ],
+)
+def test_a_deviation_that_is_rounding_of_the_values_or_of_the_advantages_is_not_blown_up(A, scale, rounding):
+    A = np.array(A)
+    expected = A if rounding else np.array([1.0, -1.0])
+    np.testing.assert_allclose(standardized(A, scale), expected, rtol=1e-9)
+
+
+@pytest.mark.equation("11.15")
+def test_advantages_that_are_not_finite_stay_visible():
+    with np.errstate(invalid="ignore"):
+        assert np.isnan(standardized(np.array([1.0, np.nan]), 1.0)).any()
+        assert not np.isfinite(standardized(np.array([1.0, np.inf]), 1.0)).all()

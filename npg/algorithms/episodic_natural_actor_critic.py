@@ -4,7 +4,7 @@ Loop: generate M episodes following π_θ; for each episode i
 
     ψ̄_i ← Σ_t γ^t ∇ ln π(A_t|S_t, θ);   R_i ← Σ_t γ^t R_{t+1}
 
-[u, J] ← argmin Σ_i (uᵀψ̄_i + J − R_i)² + κ(‖u‖² + J²)
+[u, J] ← argmin Σ_i (uᵀψ̄_i + J − R_i)² + κ‖u‖²
 θ ← θ + √(2δ / uᵀFu) u                                      (or θ + αu)
 
 F is the exact Fisher matrix of the states visited.
@@ -68,11 +68,12 @@ class EpisodicNaturalActorCritic(Agent):
         for i in range(len(R)):
             of_i = episode == i
             psi_bar[i] = policy.weighted_score(theta, rows(x, of_i), a[of_i], discount[of_i])
-        u = ridge_least_squares(np.hstack([psi_bar, np.ones((len(R), 1))]), R, self.ridge)[:-1]
+        R = R - R[0]  # equal returns have nothing to teach, exactly; J is the mean that is left of R − uᵀψ̄
+        u = ridge_least_squares(psi_bar - psi_bar.mean(axis=0), R - R.mean(), self.ridge)
         Fu = policy.fisher_vector_product(theta, x, u)
         self.theta = theta + (kl_step(u, Fu, self.delta) if self.delta > 0 else self.alpha * u)
         return {
-            "natural_gradient_norm": float(np.sqrt(u @ Fu)),
+            "natural_gradient_norm": float(np.sqrt(np.maximum(u @ Fu, 0))),
             "kl": float(policy.kl(theta, self.theta, x).mean()),
             "entropy": float(policy.entropy(self.theta, x).mean()),
         }

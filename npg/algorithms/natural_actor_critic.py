@@ -72,7 +72,7 @@ class NaturalActorCritic(Agent):
         Fu = policy.fisher_vector_product(theta, x, u)
         self.theta = theta + (kl_step(u, Fu, self.delta) if self.delta > 0 else self.alpha * u)
         return {
-            "natural_gradient_norm": float(np.sqrt(u @ Fu)),
+            "natural_gradient_norm": float(np.sqrt(np.maximum(u @ Fu, 0))),
             "kl": float(policy.kl(theta, self.theta, x).mean()),
             "entropy": float(policy.entropy(self.theta, x).mean()),
         }

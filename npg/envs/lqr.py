@@ -137,7 +137,10 @@ class LQR:
         return np.append(by_K, by_sigma * sigma if log_sigma else by_sigma)
 
     def fisher(self, K: Array, sigma: Array, *, log_sigma: bool = True) -> Array:
-        """F under the unnormalised discounted visitation, in the parameters of ``gradient``, Eq. (4.24): (n, n)."""
+        """F under the unnormalised discounted visitation, in the parameters of ``gradient``, Eq. (4.24): (n, n).
+
+        F^{-1}∇J is the same field of policies in either, and the gradient is not, Eq. (9.15).
+        """
         X, sigma = self.second_moment(K, sigma), np.asarray(sigma)
         by_sigma = 2 / (1 - self.gamma) * (np.ones_like(sigma) if log_sigma else 1 / sigma**2)
         return linalg.block_diag(np.kron(np.diag(1 / sigma**2), X), np.diag(by_sigma))

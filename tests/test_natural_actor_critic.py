@@ -1,0 +1,255 @@
+"""Natural actor–critic against its box, and its direction where the data are exact."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import Problem, seeds
+from test_a2c import segments, windows
+from test_exact import centred, direction
+from test_npg import BUILT, equal, every_episode, mean_fisher, other_parameters, step, updated
+from test_one_step_actor_critic import CASES, Case, Row, collected, score, step_of, vector
+
+import npg
+from npg import features as F
+from npg.algorithms import NaturalActorCritic
+from npg.envs.mdps import random_walk
+from npg.envs.tabular import TabularVectorEnv
+from npg.policies import SoftmaxLinear
+
+SETTINGS = {"gamma": 0.8, "n_steps": 5, "lam": 0.7, "ridge": 0.5, "delta": 0.03, "alpha": 0.2}
+EXACT = {"ridge": 0.0, "delta": 0.0, "alpha": 1.0}
+LAMBDAS = [0.0, 0.5, 1.0]
+
+
+def make(case: Case, seed: int = 0, **changed) -> NaturalActorCritic:
+    """An agent at random θ."""
+    rng = np.random.default_rng(seed)
+    agent = NaturalActorCritic(case.policy, case.value_features, **SETTINGS | changed)
+    agent.init(rng)
+    agent.theta = 0.2 * rng.normal(size=agent.theta.shape)
+    return agent
+
+
+def box(case, theta, traj, *, gamma, lam, ridge, delta, alpha):
+    """The box of the module: new θ."""
+    policy, phi = case.policy, case.value_features
+    n = phi.n_features + policy.n_params
+    A, b, rows = ridge * np.eye(n), np.zeros(n), []
+    for part in windows(traj):
+        z = np.zeros(n)
+        for s in part:
+            x = np.concatenate([vector(phi, s.obs), score(policy, theta, s.obs, s.a)])
+            x_next = np.zeros(n)
+            if not s.terminated:
+                x_next[: phi.n_features] = vector(phi, s.next_obs)
+            z = gamma * lam * z + x
+            A = A + np.outer(z, x - gamma * x_next)
+            b = b + z * s.r
+            rows.append(s)
+    u = np.linalg.solve(A, b)[phi.n_features :]
+    return theta + step(u, mean_fisher(policy, theta, rows), delta, alpha)
+
+
+def of_box(setting):
+    return {name: value for name, value in setting.items() if name != "n_steps"}
+
+
+@pytest.mark.equation("7.17", "8.10", "9.7", "9.16")
+@pytest.mark.parametrize("lam", LAMBDAS)
+@pytest.mark.parametrize("kind", CASES)
+@given(seeds, st.sampled_from([0.0, 0.03]), st.sampled_from([0.5, 3.0]))
+@settings(max_examples=4)
+def test_update_is_its_box_line_by_line(kind, lam, seed, delta, ridge):
+    changed = {"lam": lam, "delta": delta, "ridge": ridge}
+    case, agent = CASES[kind], make(CASES[kind], seed, **changed)
+    theta = agent.theta.copy()
+    for traj in segments(case, seed, 2):
+        assert not traj.valid.all()
+        theta = box(case, theta, traj, **of_box(SETTINGS | changed))
+        agent.update(traj, np.random.default_rng(0))
+        equal(agent.theta, theta)
+
+
+@pytest.mark.equation("9.7", "9.16")
+@pytest.mark.parametrize("delta", [0.0, 0.03])
+def test_a_collected_run_is_its_box_line_by_line(delta):
+    case = Case(SoftmaxLinear(F.OneHot(6), 2), F.OneHot(6), None)
+    agent = make(case, delta=delta)
+    theta = agent.theta.copy()
+    assert agent.collect == npg.Steps(5)
+    for traj in collected(agent, TabularVectorEnv(random_walk(5), 3, 6), 10):
+        theta = box(case, theta, traj, **of_box(SETTINGS | {"delta": delta}))
+        agent.update(traj, np.random.default_rng(0))
+        equal(agent.theta, theta)
+
+
+@pytest.mark.equation("9.7")
+@pytest.mark.parametrize("kind", CASES)
+@given(seeds, st.sampled_from([1e-4, 0.01, 0.5]))
+@settings(max_examples=5)
+def test_a_normalised_step_has_the_radius_in_the_matrix_of_the_states_visited(kind, seed, delta):
+    agent, traj = make(CASES[kind], seed, delta=delta), segments(CASES[kind], seed)[1]
+    theta = agent.theta.copy()
+    change, diagnostics = updated(agent, traj)
+    rows = [row for part in windows(traj) for row in part]
+    fisher = mean_fisher(CASES[kind].policy, theta, rows)
+    assert change @ fisher @ change / 2 == pytest.approx(delta, rel=1e-9)
+    plain, _ = updated(make(CASES[kind], seed, delta=0.0, alpha=1.0), traj)
+    assert diagnostics["natural_gradient_norm"] == pytest.approx(np.sqrt(plain @ fisher @ plain), rel=1e-9)
+    equal(change / np.linalg.norm(change), plain / np.linalg.norm(plain))
+
+
+def features_of_values(table):
+    """φ(s) as a feature object, zero in the terminal state."""
+
+    class Table:
+        n_features = table.shape[1]
+
+        def __call__(self, obs):
+            return table[obs]
+
+    return Table()
+
+
+def found(p, phi, **changed):
+    """The direction from every episode of the problem, as often as it occurs."""
+    agent = NaturalActorCritic(p.policy, phi, gamma=p.mdp.gamma, **EXACT | changed)
+    agent.init(p.rng)
+    agent.theta = p.theta
+    return updated(agent, every_episode(p))[0]
+
+
+@pytest.mark.equation("9.11", "9.16")
+@pytest.mark.parametrize(("phi", "lam"), [("states", 0.0), ("states", 0.5), ("v", 0.0), ("v", 0.5), ("any", 1.0)])
+@pytest.mark.parametrize("gamma", [0.5, 1.0])
+@pytest.mark.parametrize("kind", BUILT)
+def test_with_every_episode_the_direction_is_the_exact_natural_gradient_of_the_data(kind, gamma, phi, lam):
+    p = BUILT[kind](gamma)
+    any_features = np.array([[1.0], [-0.5], [2.0], [0.0]])
+    tables = {"states": np.eye(4), "v": p.mdp.value(p.policy, p.theta)[:, None], "any": any_features}
+    u = found(p, features_of_values(tables[phi]), lam=lam)
+    fisher, g = direction(p, p.mdp.visitation(p.policy, p.theta, gamma=1))
+    equal(fisher @ u, g)
+    if gamma == 1 or kind == "table":
+        change = centred(p, p.mdp.natural_gradient(p.policy, p.theta))
+        np.testing.assert_allclose(centred(p, u), change, rtol=0, atol=1e-9)
+
+
+@pytest.mark.equation("9.16")
+@pytest.mark.parametrize("kind", BUILT)
+def test_with_values_that_are_wrong_and_lambda_below_one_it_is_not(kind):
+    p = BUILT[kind](1.0)
+    u = found(p, features_of_values(np.array([[1.0], [-0.5], [2.0], [0.0]])), lam=0.5)
+    assert np.abs(centred(p, u) - centred(p, p.mdp.natural_gradient(p.policy, p.theta))).max() > 0.01
+
+
+@pytest.mark.equation("9.9", "9.16")
+@pytest.mark.parametrize(("ridge", "same"), [(0.0, True), (100.0, False)])
+@pytest.mark.parametrize("lam", LAMBDAS)
+@pytest.mark.parametrize("kind", BUILT)
+def test_the_direction_is_the_same_in_all_linear_parameters_unless_a_ridge_damps_it(kind, lam, ridge, same):
+    p = BUILT[kind](0.5)
+    q = other_parameters(p)
+    phi = features_of_values(np.array([[1.0], [-0.5], [2.0], [0.0]]))
+    first, second = (centred(r, found(r, phi, lam=lam, ridge=ridge)) for r in (p, q))
+    difference = np.abs(second - first).max()
+    assert (difference <= 1e-8 * np.abs(first).max()) if same else (difference > 1e-2 * np.abs(first).max())
+
+
+@pytest.mark.equation("8.10", "9.16")
+@pytest.mark.parametrize("lam", LAMBDAS)
+@pytest.mark.parametrize(("terminated", "truncated", "to_come"), [(0, 1, 5.0), (1, 0, 0.0), (1, 1, 0.0)])
+def test_a_time_limit_is_bootstrapped_through_and_a_termination_is_not(lam, terminated, truncated, to_come):
+    # From state 0 action 0 leads to state 1, which is worth 5, and action 1 to the end; both pay nothing.
+    policy = SoftmaxLinear(F.OneHot(2), 2)
+    rows = [
+        Row(0, 0, 0.0, 1, bool(terminated), bool(truncated), 0),
+        Row(0, 1, 0.0, 1, True, False, 0),
+        Row(1, 0, 5.0, 0, True, False, 0),
+        Row(1, 1, 5.0, 0, True, False, 0),
+    ]
+    agent = NaturalActorCritic(policy, F.OneHot(2), gamma=0.8, lam=lam, **EXACT)
+    agent.init(np.random.default_rng(0))
+    change, _ = updated(agent, step_of(policy, rows, rows[0]))
+    advantage = 0.8 * to_come / 2
+    np.testing.assert_allclose(change.reshape(2, 2), [[advantage, 0], [-advantage, 0]], rtol=0, atol=1e-12)
+
+
+@pytest.mark.equation("9.16")
+def test_traces_go_on_within_a_column_and_end_with_an_episode():
+    # 0 → 1 → end, and the reward is paid at the end: with λ = 1 the first action is paid for too.
+    p = Problem(None, SoftmaxLinear(F.OneHot(2), 2), np.zeros(4), np.random.default_rng(0))
+    columns = [[Row(0, a, 0.0, 1, False, False, 0), Row(1, 0, float(a), 1, True, False, 1)] for a in (0, 1)]
+    traj = npg.Trajectories(
+        **{
+            name: np.concatenate(
+                [getattr(step_of(p.policy, rows, rows[0]), name) for rows in zip(*columns, strict=True)]
+            )
+            for name in npg.Trajectories.__slots__
+        }
+    )
+    for lam, expected in ((1.0, 0.25), (0.0, 0.0)):
+        agent = NaturalActorCritic(p.policy, F.OneHot(2), gamma=0.5, lam=lam, **EXACT)
+        agent.init(p.rng)
+        W = updated(agent, traj)[0].reshape(2, 2)
+        np.testing.assert_allclose(W[:, 0], [-expected, expected], rtol=0, atol=1e-12)
+
+
+def test_no_reward_is_no_step():
+    agent, traj = make(CASES["one-hot"]), segments(CASES["one-hot"], 0)[1]
+    traj.rewards[:] = 0
+    change, diagnostics = updated(agent, traj)
+    assert not change.any()
+    assert diagnostics["natural_gradient_norm"] == diagnostics["kl"] == 0
+
+
+def test_diagnostics_are_what_they_are_called():
+    case, agent, traj = CASES["dense"], make(CASES["dense"]), segments(CASES["dense"], 0)[1]
+    before, x = agent.theta.copy(), F.rows(traj.x, traj.valid)
+    _, diagnostics = updated(agent, traj)
+    assert list(diagnostics) == ["natural_gradient_norm", "kl", "entropy"]
+    assert diagnostics["kl"] == case.policy.kl(before, agent.theta, x).mean()
+    assert diagnostics["entropy"] == case.policy.entropy(agent.theta, x).mean()
+
+
+def test_order_of_columns_does_not_matter():
+    traj = segments(CASES["dense"], 0)[1]
+    first, other = (updated(make(CASES["dense"]), same)[0] for same in (traj, traj[[2, 0, 1]]))
+    equal(other, first, 1e-11)
+
+
+def test_a_restored_agent_continues_identically():
+    case = CASES["gaussian"]
+    agent, other = (make(case, seed) for seed in (0, 1))
+    first, *rest = segments(case, 0)
+    agent.update(first, np.random.default_rng(0))
+    saved = agent.state()
+    assert set(saved) == {"theta"}
+    before = saved["theta"].copy()
+    other.load_state(saved)
+    for traj in rest:
+        agent.update(traj, np.random.default_rng(0))
+        other.update(traj, np.random.default_rng(0))
+    assert np.array_equal(saved["theta"], before)
+    assert np.array_equal(agent.theta, other.theta)
+    assert not np.array_equal(agent.theta, before)
+
+
+def test_it_can_be_made_by_name_and_rebuilt_from_its_configuration():
+    env = TabularVectorEnv(random_walk(5), 2, 6)
+    agent = npg.make_agent("natural_actor_critic", env, n_steps=4, delta=0.02)
+    settings_ = {name: value for name, value in agent.config.items() if name != "algorithm"}
+    assert npg.make_agent(agent.config["algorithm"], env, **settings_).config == agent.config
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("gamma", 1.01), ("gamma", None), ("n_steps", 1), ("n_steps", 5.0), ("lam", -0.1), ("lam", 1.01),
+        ("ridge", -1), ("delta", -1e-9), ("delta", float("inf")), ("alpha", -1), ("alpha", "0.1"),
+    ],
+)  # fmt: skip
+def test_bad_settings_are_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=rf"^{name} must be"):
+        make(CASES["dense"], **{name: value})

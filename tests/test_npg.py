@@ -1,0 +1,443 @@
+"""Natural policy gradient against its box, and its steps against what is exact; and what tests of its kin need too."""
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import Problem, seeds
+from test_a2c import segments, windows
+from test_batch_actor_critic import target_of
+from test_exact import centred, dense_policy, direction, invertible, reparametrised
+from test_one_step_actor_critic import CASES, Case, Row, collected, probabilities, score, step_of, vector
+
+import npg
+from npg import features as F
+from npg.algorithms import NPG
+from npg.algorithms.npg import DIRECT
+from npg.distributions import Categorical
+from npg.envs.mdps import random_walk
+from npg.envs.tabular import TabularVectorEnv
+from npg.exact import TabularMDP, enumerate_trajectories
+from npg.policies import SoftmaxLinear
+from npg.rollout import Trajectories
+
+# What tests of all three natural methods need
+
+
+def fisher_of(policy, theta, obs):
+    """F in one state: the mean outer product of scores; for a Gaussian the closed form of chapter 3."""
+    if isinstance(policy.distribution, Categorical):
+        scores = [score(policy, theta, obs, a) for a in range(policy.distribution.n_actions)]
+        pi = probabilities(policy, theta, obs)
+        return sum(p * np.outer(psi, psi) for p, psi in zip(pi, scores, strict=True))
+    m = policy.distribution.n_actions
+    x_mu, x_sigma = vector(policy.features.mean, obs), vector(policy.features.scale, obs)
+    d, e = len(x_mu), len(x_sigma)
+    fisher = np.zeros((m * (d + e), m * (d + e)))
+    for j in range(m):
+        first, second = slice(j * d, (j + 1) * d), slice(m * d + j * e, m * d + (j + 1) * e)
+        sigma = np.exp(theta[second] @ x_sigma)
+        fisher[first, first] = np.outer(x_mu, x_mu) / sigma**2
+        fisher[second, second] = 2 * np.outer(x_sigma, x_sigma)
+    return fisher
+
+
+def mean_fisher(policy, theta, rows):
+    return sum(fisher_of(policy, theta, s.obs) for s in rows) / len(rows)
+
+
+def step(u, fisher, delta, alpha):
+    """The last line of the boxes; no step in no direction."""
+    if delta > 0 and u.any():
+        return np.sqrt(2 * delta / (u @ fisher @ u)) * u
+    return alpha * u
+
+
+def equal(actual, expected, rtol=1e-9):
+    """Relative to the largest element: linear systems here have condition numbers up to some 1e5."""
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=rtol * np.abs(expected).max())
+
+
+TABLE = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
+"""Features that two states share with a third; the fourth is terminal."""
+
+
+def in_quarters(gamma, shared=False):
+    """A problem of at most three steps whose probabilities, like those of its policy, are multiples of 1/4."""
+    P = np.zeros((4, 2, 4))
+    P[0, 0, [1, 2]] = P[0, 1, [2, 3]] = P[1, 1, [2, 3]] = 0.5
+    P[1, 0, 2] = P[2, :, 3] = P[3, :, 3] = 1
+    rng = np.random.default_rng(5)
+    R = rng.normal(size=(4, 2, 4)) * (np.arange(4) < 3)[:, None, None]
+    mdp = TabularMDP(P, R, gamma, np.array([0.5, 0.5, 0, 0]))
+    if shared:
+        p = dense_policy(Problem(mdp, None, None, rng), TABLE)
+        return p._replace(theta=np.log([1.0, 1.0, 3.0, 1 / 3]))
+    policy = SoftmaxLinear(F.OneHot(4), 2)
+    return Problem(mdp, policy, np.log([1.0, 1, 1, 1, 3, 1 / 3, 1, 1]), rng)
+
+
+def every_episode(p):
+    """Episodes as often as they occur: sums over these columns are exact means, times their number."""
+    traj, probability = enumerate_trajectories(p.mdp, p.policy, p.theta, 3)
+    count = np.rint(1024 * probability).astype(int)
+    np.testing.assert_allclose(count, 1024 * probability, rtol=1e-12)
+    return traj[np.repeat(np.arange(len(count)), count)]
+
+
+BUILT = {"table": in_quarters, "shared": lambda gamma: in_quarters(gamma, shared=True)}
+
+
+def other_parameters(p, condition=10.0):
+    return reparametrised(p, invertible(np.random.default_rng(1), p.policy.n_params, condition))
+
+
+# The method
+
+SETTINGS = {"gamma": 0.8, "n_steps": 5, "lam": 0.7, "ridge": 0.5, "delta": 0.03, "alpha": 0.2, "damping": 1e-2}
+SETTINGS |= {"fisher": "exact", "solver": "auto", "cg_iterations": 1000, "cg_tol": 1e-13}
+
+
+def make(case: Case, seed: int = 0, **changed) -> NPG:
+    """An agent at random θ and w."""
+    rng = np.random.default_rng(seed)
+    agent = NPG(case.policy, case.value_features, **SETTINGS | changed)
+    agent.init(rng)
+    agent.theta, agent.w = 0.2 * rng.normal(size=agent.theta.shape), rng.normal(size=agent.w.shape)
+    return agent
+
+
+def box(case, theta, w, traj, *, gamma, lam, ridge, delta, alpha, damping, fisher):
+    """The box of the module: new θ and w."""
+    policy, features = case.policy, case.value_features
+
+    def value(obs):
+        return w @ vector(features, obs)
+
+    rows, G = [], []
+    for part in windows(traj):
+        rows += part
+        G += [target_of(part, t, value, target="lambda", gamma=gamma, lam=lam, n=1) for t in range(len(part))]
+    A = [G_t - value(s.obs) for G_t, s in zip(G, rows, strict=True)]
+    psi = [score(policy, theta, s.obs, s.a) for s in rows]
+    g = sum(A_t * psi_t for A_t, psi_t in zip(A, psi, strict=True)) / len(rows)
+    exact = mean_fisher(policy, theta, rows)
+    used = exact if fisher == "exact" else sum(np.outer(psi_t, psi_t) for psi_t in psi) / len(rows)
+    u = np.linalg.solve(used + damping * np.eye(len(g)), g)
+    X = np.array([vector(features, s.obs) for s in rows])
+    targets = np.array(A) + X @ w
+    w = np.linalg.solve(X.T @ X + ridge * np.eye(X.shape[1]), X.T @ targets + ridge * w)
+    return theta + step(u, exact, delta, alpha), w
+
+
+def of_box(setting):
+    return {k: v for k, v in setting.items() if k not in ("n_steps", "solver", "cg_iterations", "cg_tol")}
+
+
+@pytest.mark.equation("7.20", "9.6", "9.7", "9.18", "10.14")
+@pytest.mark.parametrize("solver", ["auto", "cholesky", "cg"])
+@pytest.mark.parametrize("kind", CASES)
+@given(seeds, st.sampled_from(["exact", "empirical"]), st.sampled_from([0.0, 0.03]), st.sampled_from([0.0, 0.7, 1.0]))
+@settings(max_examples=4)
+def test_update_is_its_box_line_by_line(kind, solver, seed, fisher, delta, lam):
+    changed = {"fisher": fisher, "delta": delta, "lam": lam, "solver": solver}
+    case, agent = CASES[kind], make(CASES[kind], seed, **changed)
+    theta, w = agent.theta.copy(), agent.w.copy()
+    for traj in segments(case, seed, 2):
+        assert not traj.valid.all()
+        theta, w = box(case, theta, w, traj, **of_box(SETTINGS | changed))
+        agent.update(traj, np.random.default_rng(0))
+        equal(agent.theta, theta)
+        equal(agent.w, w)
+
+
+@pytest.mark.equation("9.6", "9.7")
+@pytest.mark.parametrize("delta", [0.0, 0.03])
+def test_a_collected_run_is_its_box_line_by_line(delta):
+    case = Case(SoftmaxLinear(F.OneHot(6), 2), F.OneHot(6), None)
+    agent = make(case, delta=delta)
+    theta, w = agent.theta.copy(), agent.w.copy()
+    assert agent.collect == npg.Steps(5)
+    for traj in collected(agent, TabularVectorEnv(random_walk(5), 3, 6), 10):
+        theta, w = box(case, theta, w, traj, **of_box(SETTINGS | {"delta": delta}))
+        agent.update(traj, np.random.default_rng(0))
+        equal(agent.theta, theta)
+        equal(agent.w, w)
+
+
+def updated(agent, traj):
+    """What an update adds to θ, and its diagnostics."""
+    before = agent.theta
+    diagnostics = agent.update(traj, np.random.default_rng(0))
+    return agent.theta - before, diagnostics
+
+
+@pytest.mark.equation("10.14", "10.16")
+@pytest.mark.parametrize("kind", CASES)
+@given(seeds, st.sampled_from([1e-3, 1e-2, 1.0]), st.sampled_from([0.0, 0.03]))
+@settings(max_examples=10)
+def test_both_solvers_give_the_same_step(kind, seed, damping, delta):
+    # The damped matrix has condition numbers up to some 1e4, so that a residual of 1e-13 is 1e-9 of the solution.
+    traj, setting = segments(CASES[kind], seed)[1], {"damping": damping, "delta": delta}
+    direct, cg = (updated(make(CASES[kind], seed, solver=s, **setting), traj)[0] for s in ("cholesky", "cg"))
+    equal(cg, direct, 1e-8)
+
+
+@pytest.mark.equation("10.13")
+def test_conjugate_gradient_that_is_cut_short_gives_another_step_uphill():
+    traj, agents = segments(CASES["dense"], 0)[1], [make(CASES["dense"], solver="cg", cg_iterations=n) for n in (1, 99)]
+    (short, _), (full, _) = (updated(agent, traj) for agent in agents)
+    assert np.abs(short - full).max() > 0.01 * np.abs(full).max()
+    plain, _ = updated(make(CASES["dense"], damping=1e9, delta=0.0, alpha=1e9), traj)
+    assert plain @ short > 0
+    equal(short / np.linalg.norm(short), plain / np.linalg.norm(plain), 1e-6)  # the first direction is the gradient's
+
+
+@pytest.mark.equation("9.7")
+@pytest.mark.parametrize("fisher", ["exact", "empirical"])
+@pytest.mark.parametrize("solver", ["cholesky", "cg"])
+@pytest.mark.parametrize("kind", CASES)
+@given(seeds, st.sampled_from([1e-3, 1e-1, 10.0]), st.sampled_from([1e-4, 0.01, 0.5]))
+@settings(max_examples=4)
+def test_a_normalised_step_has_the_radius_in_the_undamped_exact_matrix(kind, solver, fisher, seed, damping, delta):
+    agent = make(CASES[kind], seed, fisher=fisher, solver=solver, damping=damping, delta=delta)
+    theta, traj = agent.theta.copy(), segments(CASES[kind], seed)[1]
+    change, _ = updated(agent, traj)
+    rows = [row for part in windows(traj) for row in part]
+    assert change @ mean_fisher(CASES[kind].policy, theta, rows) @ change / 2 == pytest.approx(delta, rel=1e-9)
+
+
+@pytest.mark.equation("9.5", "9.7")
+@pytest.mark.parametrize("kind", CASES)
+def test_the_divergence_of_a_step_tends_to_its_radius(kind):
+    traj = segments(CASES[kind], 0)[1]
+    off = [
+        abs(updated(make(CASES[kind], delta=delta), traj)[1]["kl"] / delta - 1)
+        for delta in (1e-4, 1e-6, 1e-8)  # the difference is of the order of √δ
+    ]
+    assert off[0] < 0.05
+    assert off[1] < 0.005
+    assert off[2] < 0.0005
+
+
+@pytest.mark.equation("9.6")
+@pytest.mark.parametrize("kind", CASES)
+def test_a_fixed_step_is_in_proportion_to_its_size_and_the_advantages(kind):
+    traj = segments(CASES[kind], 0)[1]
+    once, thrice = (updated(make(CASES[kind], delta=0.0, alpha=alpha), traj)[0] for alpha in (0.2, 0.6))
+    equal(thrice, 3 * once, 1e-11)
+    agent = make(CASES[kind], delta=0.0)
+    agent.w, traj.rewards = 2 * agent.w, 2 * traj.rewards
+    equal(updated(agent, traj)[0], 2 * once, 1e-11)
+
+
+@pytest.mark.equation("9.7")
+def test_a_normalised_step_does_not_depend_on_the_scale_of_rewards():
+    traj, agents = segments(CASES["dense"], 0)[1], [make(CASES["dense"]) for _ in range(2)]
+    first, _ = updated(agents[0], traj)
+    agents[1].w, traj.rewards = 1e3 * agents[1].w, 1e3 * traj.rewards
+    equal(updated(agents[1], traj)[0], first)
+
+
+def test_advantages_of_zero_are_no_step():
+    for solver in ("cholesky", "cg"):
+        agent, traj = make(CASES["one-hot"], solver=solver), segments(CASES["one-hot"], 0)[1]
+        agent.w[:], traj.rewards[:] = 0, 0
+        change, diagnostics = updated(agent, traj)
+        assert not change.any()
+        assert diagnostics["gradient_norm"] == diagnostics["kl"] == 0
+        assert np.isfinite(diagnostics["entropy"])
+
+
+@pytest.mark.equation("9.18")
+@given(seeds)
+@settings(max_examples=20)
+def test_the_empirical_matrix_is_another_and_is_factored_whatever_the_solver(seed):
+    traj = segments(CASES["one-hot"], seed)[1]
+    exact, *empirical = (
+        updated(make(CASES["one-hot"], seed, fisher=fisher, solver=solver, cg_iterations=1), traj)[0]
+        for fisher, solver in (("exact", "cholesky"), ("empirical", "cholesky"), ("empirical", "cg"))
+    )
+    assert np.array_equal(*empirical)
+    assert np.abs(empirical[0] - exact).max() > 1e-3 * np.abs(exact).max()
+
+
+@pytest.mark.equation("9.9", "9.10")
+@pytest.mark.parametrize("delta", [0.0, 0.03])
+@pytest.mark.parametrize("kind", ["one-hot", "dense", "tiles", "gaussian", "gaussian on shared tiles"])
+@given(seeds)
+@settings(max_examples=10)
+def test_without_damping_an_update_is_the_same_in_all_linear_parameters(kind, delta, seed):
+    case, undamped = CASES[kind], {"solver": "cg", "damping": 0.0, "delta": delta, "cg_tol": 1e-12}
+    traj, agent = segments(case, seed)[1], make(case, seed, **undamped)
+    x = F.rows(traj.x, traj.valid)
+    theta, p = agent.theta, Problem(None, case.policy, agent.theta, np.random.default_rng(seed))
+    q = reparametrised(p, invertible(p.rng, len(theta), 4))
+    other = NPG(q.policy, case.value_features, **SETTINGS | undamped)
+    other.init(p.rng)
+    other.theta, other.w = q.theta, agent.w.copy()
+    before = case.policy.eta(theta, x)
+    for one in (agent, other):
+        one.update(traj, p.rng)
+    changes = [one.policy.eta(one.theta, x) - before for one in (agent, other)]
+    if isinstance(case.policy.distribution, Categorical):
+        changes = [change - change.mean(axis=1, keepdims=True) for change in changes]
+    equal(changes[1], changes[0], 1e-8)
+    equal(other.w, agent.w, 1e-13)
+
+
+@pytest.mark.equation("9.9")
+def test_with_damping_it_is_not():
+    case, agent = CASES["dense"], make(CASES["dense"], solver="cg", damping=0.1)
+    p = Problem(None, case.policy, agent.theta, np.random.default_rng(0))
+    q = reparametrised(p, invertible(p.rng, len(p.theta), 4))
+    other, traj = (
+        NPG(q.policy, case.value_features, **SETTINGS | {"solver": "cg", "damping": 0.1}),
+        segments(case, 0)[1],
+    )
+    other.init(p.rng)
+    other.theta, other.w = q.theta, agent.w.copy()
+    x = F.rows(traj.x, traj.valid)
+    for one in (agent, other):
+        one.update(traj, p.rng)
+    assert np.abs(case.policy.kl(agent.theta, q.policy.model.M @ other.theta, x)).max() > 1e-4
+
+
+@pytest.mark.equation("9.6", "9.12", "9.13")
+@pytest.mark.parametrize("lam", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("gamma", [0.5, 1.0])
+@pytest.mark.parametrize("kind", BUILT)
+def test_with_the_exact_critic_and_every_episode_the_direction_is_the_exact_natural_gradient(kind, gamma, lam):
+    p = BUILT[kind](gamma)
+    agent = NPG(p.policy, F.OneHot(4), gamma=gamma, lam=lam, delta=0.0, alpha=1.0, damping=0.0, solver="cg")
+    agent.init(p.rng)
+    agent.theta, agent.w = p.theta, p.mdp.value(p.policy, p.theta)
+    u, _ = updated(agent, every_episode(p))
+    fisher, g = direction(p, p.mdp.visitation(p.policy, p.theta, gamma=1))  # rows are not discounted
+    equal(fisher @ u, g, 1e-8)
+    if gamma == 1 or kind == "table":
+        change = centred(p, p.mdp.natural_gradient(p.policy, p.theta))
+        np.testing.assert_allclose(centred(p, u), change, rtol=0, atol=1e-7)
+    if kind == "table":
+        a = p.mdp.advantage(p.policy, p.theta)
+        np.testing.assert_allclose(centred(p, u), (a - a.mean(axis=1, keepdims=True))[:3], rtol=0, atol=1e-7)
+
+
+@pytest.mark.equation("8.10", "9.6")
+@pytest.mark.parametrize("lam", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize(("terminated", "truncated", "to_come"), [(0, 0, 4.0), (0, 1, 4.0), (1, 0, 0.0), (1, 1, 0.0)])
+def test_a_time_limit_is_bootstrapped_through_and_a_termination_is_not(lam, terminated, truncated, to_come):
+    case = CASES["one-hot"]
+    agent = make(case, lam=lam, ridge=0.0, delta=0.0, alpha=1.0, damping=0.5)
+    agent.theta, agent.w = np.zeros(15), np.array([1.0, 5, 0, 0, 0])
+    row = Row(0, 1, 3.0, 1, bool(terminated), bool(truncated), 0)
+    change, _ = updated(agent, step_of(case.policy, [row], row))
+    assert agent.w[0] == pytest.approx(3 + to_come, abs=1e-12)
+    # F has the eigenvalue 1/3 on logits of mean zero, where ψ = (−1, 2, −1)/3 is.
+    expected = np.zeros((3, 5))
+    expected[:, 0] = (3 + to_come - 1) * np.array([-1, 2, -1]) / 3 / (1 / 3 + 0.5)
+    equal(change, expected.ravel(), 1e-12)
+
+
+def test_advantages_use_the_critic_before_its_fit():
+    case, traj = CASES["one-hot"], segments(CASES["one-hot"], 0)[1]
+    changes = [updated(make(case, ridge=ridge), traj)[0] for ridge in (0.0, 1e6)]
+    assert np.array_equal(*changes)
+
+
+def test_order_of_columns_and_padding_do_not_matter():
+    case, traj = CASES["dense"], segments(CASES["dense"], 0)[1]
+    padding = {name: np.zeros_like(getattr(traj, name)) for name in Trajectories.__slots__}
+    padded = Trajectories(
+        **{name: np.concatenate([getattr(traj, name), zeros]) for name, zeros in padding.items()},
+    )
+    first, *others = (updated(make(case), same)[0] for same in (traj, traj[[2, 0, 1]], padded))
+    for other in others:
+        equal(other, first, 1e-11)
+
+
+def test_a_restored_agent_continues_identically():
+    case = CASES["gaussian"]
+    agent, other = (make(case, seed) for seed in (0, 1))
+    first, second, *rest = segments(case, 0)
+    agent.update(first, np.random.default_rng(0))
+    other.update(second, np.random.default_rng(0))
+    saved = agent.state()
+    assert set(saved) == {"theta", "w"}
+    copies = {name: value.copy() for name, value in saved.items()}
+    other.load_state(saved)
+    for traj in [second, *rest]:
+        agent.update(traj, np.random.default_rng(0))
+        other.update(traj, np.random.default_rng(0))
+    assert all(np.array_equal(saved[name], value) for name, value in copies.items())
+    assert all(np.array_equal(other.state()[name], value) for name, value in agent.state().items())
+    assert not np.array_equal(agent.theta, saved["theta"])
+
+
+def test_diagnostics_are_what_they_are_called():
+    case, agent, traj = CASES["dense"], make(CASES["dense"]), segments(CASES["dense"], 0)[1]
+    before, x = agent.theta.copy(), F.rows(traj.x, traj.valid)
+    _, diagnostics = updated(agent, traj)
+    assert list(diagnostics) == ["gradient_norm", "kl", "entropy"]
+    assert diagnostics["kl"] == case.policy.kl(before, agent.theta, x).mean()
+    assert diagnostics["entropy"] == case.policy.entropy(agent.theta, x).mean()
+    plain, _ = updated(make(case, damping=1e9, delta=0.0, alpha=1e9), traj)
+    assert diagnostics["gradient_norm"] == pytest.approx(np.linalg.norm(plain), rel=1e-8)
+
+
+@pytest.mark.equation("10.14", "10.16")
+def test_without_damping_a_matrix_that_would_be_factored_is_refused():
+    case = CASES["one-hot"]
+    for changed in ({"solver": "cholesky"}, {"solver": "auto"}, {"solver": "cg", "fisher": "empirical"}):
+        with pytest.raises(ValueError, match=r"^damping must be positive where the matrix is factored, got 0"):
+            make(case, damping=0.0, **changed)
+    assert np.isfinite(updated(make(case, damping=0.0, solver="cg"), segments(case, 0)[1])[0]).all()
+
+
+@pytest.mark.equation("10.16")
+def test_the_matrix_is_factored_up_to_a_number_of_parameters():
+    assert DIRECT == 300
+    space = spaces.Discrete(151)
+    for n, direct in ((150, True), (151, False)):
+        policy = SoftmaxLinear(F.OneHot(n), 2)
+        assert (policy.n_params <= DIRECT) == direct
+        if direct:
+            with pytest.raises(ValueError, match=r"^damping must be positive"):
+                NPG(policy, F.OneHot(space), damping=0.0)
+        else:
+            NPG(policy, F.OneHot(space), damping=0.0)
+
+
+def test_no_matrix_is_made_on_the_way_of_conjugate_gradient(monkeypatch):
+    def refuse(*args):
+        raise AssertionError("a matrix was made")
+
+    for name in ("fisher", "empirical_fisher", "score"):
+        monkeypatch.setattr(npg.Policy, name, refuse)
+    monkeypatch.setattr("npg.models.Linear.jacobian", refuse)
+    traj = segments(CASES["dense"], 0)[1]
+    updated(make(CASES["dense"], solver="cg"), traj)
+    with pytest.raises(AssertionError, match="a matrix was made"):
+        updated(make(CASES["dense"], solver="cholesky"), traj)
+
+
+def test_it_can_be_made_by_name_and_rebuilt_from_its_configuration():
+    env = TabularVectorEnv(random_walk(5), 2, 6)
+    agent = npg.make_agent("npg", env, n_steps=4, delta=0.02)
+    assert agent.config["algorithm"] == "npg"
+    settings_ = {name: value for name, value in agent.config.items() if name != "algorithm"}
+    assert npg.make_agent("npg", env, **settings_).config == agent.config
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("gamma", 1.01), ("n_steps", 1), ("lam", -0.1), ("lam", 1.01), ("ridge", -1), ("delta", -1e-9), ("delta", None),
+        ("alpha", -1), ("damping", -1e-9), ("damping", float("nan")), ("fisher", "sampled"), ("solver", "lu"),
+        ("cg_iterations", 0), ("cg_iterations", 10.0), ("cg_tol", 0), ("cg_tol", -1),
+    ],
+)  # fmt: skip
+def test_bad_settings_are_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=rf"^{name} must be"):
+        make(CASES["dense"], **{name: value})
