@@ -62,7 +62,11 @@ POINTS = 50
 
 
 def learning_curve(
-    env_id: str, method: tuple[str, int, dict[str, object]], start: np.ndarray | None, seed: np.random.SeedSequence
+    env_id: str,
+    method: tuple[str, int, dict[str, object]],
+    steps: int,
+    seed: np.random.SeedSequence,
+    start: np.ndarray | None = None,
 ) -> np.ndarray:
     """Mean return of the latest episodes of one run at equally spaced environment steps: (POINTS,)."""
     algorithm, num_envs, settings = method
@@ -74,15 +78,15 @@ def learning_curve(
     agent.init(rng)
     if start is not None:
         agent.theta = start.copy()
-    grid = np.linspace(0, RACES[env_id][2], POINTS + 1)[1:]
-    steps, due, points = 0, grid[0], []
-    while steps < grid[-1]:
+    grid = np.linspace(0, steps, POINTS + 1)[1:]
+    done, due, points = 0, grid[0], []
+    while done < grid[-1]:
         traj = collector.collect(agent, agent.collect, rng)
         agent.update(traj, rng)
-        steps += int(np.count_nonzero(traj.valid))
-        if collector.finished and steps >= due:
-            points.append((steps, np.mean([total for total, _ in collector.finished])))
-            collector.finished, due = [], steps + grid[0]
+        done += int(np.count_nonzero(traj.valid))
+        if collector.finished and done >= due:
+            points.append((done, np.mean([total for total, _ in collector.finished])))
+            collector.finished, due = [], done + grid[0]
     return np.interp(grid, *zip(*points, strict=True))
 
 
@@ -106,9 +110,9 @@ def main() -> None:
     try:
         for seed in tqdm(np.random.SeedSequence(args.seed).spawn(args.runs), unit="run"):
             for env_id, name in results:
-                methods, start, _ = RACES[env_id]
+                methods, start, steps = RACES[env_id]
                 begin = time.perf_counter()
-                results[env_id, name].append(learning_curve(env_id, methods[name], start, seed))
+                results[env_id, name].append(learning_curve(env_id, methods[name], steps, seed, start))
                 seconds[env_id, name] += time.perf_counter() - begin
     except KeyboardInterrupt:
         complete = min(map(len, results.values()))
