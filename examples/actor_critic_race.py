@@ -19,6 +19,7 @@ import sys
 import time
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from scipy.stats import t
@@ -54,9 +55,9 @@ CORRIDOR_METHODS = {
     "batch AC": ("batch_actor_critic", 0, ONE_VALUE | {"episodes": 4, "lam": 0.95, "alpha": 0.1}),
     "A2C": ("a2c", 4, ONE_VALUE | {"n_steps": 32, "lam": 0.95, "beta": 0.0, "alpha": 0.05, "alpha_w": 0.5}),
 }
-RACES = {  # environment: its methods, first logits, environment steps
-    "CartPole-v1": (CARTPOLE_METHODS, None, 100_000),
-    "npg/ShortCorridor-v0": (CORRIDOR_METHODS, START, 20_000),
+RACES = {  # environment: its methods, environment steps, first logits
+    "CartPole-v1": (CARTPOLE_METHODS, 100_000, None),
+    "npg/ShortCorridor-v0": (CORRIDOR_METHODS, 20_000, START),
 }
 POINTS = 50
 
@@ -90,13 +91,11 @@ def learning_curve(
     return np.interp(grid, *zip(*points, strict=True))
 
 
-def mean_and_error(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over runs, the first axis, and half the width of its 95 % confidence interval."""
-    return x.mean(axis=0), t.ppf(0.975, len(x) - 1) * x.std(axis=0, ddof=1) / np.sqrt(len(x))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def race(
+    description: str, races: dict[str, tuple[dict[str, tuple[str, int, dict[str, object]]], int, np.ndarray | None]]
+) -> dict[tuple[str, str], np.ndarray]:
+    """Curves (runs, POINTS) of every method in every environment, as the command line says, after printing a table."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -104,13 +103,13 @@ def main() -> None:
         parser.error("--runs must be at least 2 and --seed at least 0")
 
     results: dict[tuple[str, str], list[np.ndarray]] = {
-        (env_id, name): [] for env_id, (methods, *_) in RACES.items() for name in methods
+        (env_id, name): [] for env_id, (methods, *_) in races.items() for name in methods
     }
     seconds = dict.fromkeys(results, 0.0)
     try:
         for seed in tqdm(np.random.SeedSequence(args.seed).spawn(args.runs), unit="run"):
             for env_id, name in results:
-                methods, start, steps = RACES[env_id]
+                methods, steps, start = races[env_id]
                 begin = time.perf_counter()
                 results[env_id, name].append(learning_curve(env_id, methods[name], steps, seed, start))
                 seconds[env_id, name] += time.perf_counter() - begin
@@ -128,18 +127,33 @@ def main() -> None:
             mean, error = mean_and_error(np.array(curves[:runs])[:, part].mean(axis=1))
             cells += f"{f'{mean:.1f} ± {error:.1f}':>18}"
         print(f"{env_id:<22}{name:<25}{cells}{seconds[env_id, name] / len(curves):>8.1f}")
+    return {key: np.array(curves[:runs]) for key, curves in results.items()}
 
-    figure = Figure(figsize=(13, 5), layout="constrained")
-    for axes, (env_id, (methods, _, steps)) in zip(figure.subplots(1, 2), RACES.items(), strict=True):
-        x = np.linspace(0, steps, POINTS + 1)[1:]
-        for name in methods:
-            mean, error = mean_and_error(np.array(results[env_id, name][:runs]))
+
+def draw(axes: Axes, env_id: str, steps: int, results: dict[tuple[str, str], np.ndarray]) -> None:
+    """The curves of one environment with their bands."""
+    for (of_env, name), curves in results.items():
+        if of_env == env_id:
+            mean, error = mean_and_error(curves)
+            x = np.linspace(0, steps, POINTS + 1)[1:]
             (line,) = axes.plot(x, mean, label=name)
             axes.fill_between(x, mean - error, mean + error, color=line.get_color(), alpha=0.15, linewidth=0)
-        axes.set_title(env_id)
-        axes.set_xlabel("environment steps")
-        axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.grid(alpha=0.3)
+    axes.set_title(env_id)
+    axes.set_xlabel("environment steps")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.grid(alpha=0.3)
+
+
+def mean_and_error(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over runs, the first axis, and half the width of its 95 % confidence interval."""
+    return x.mean(axis=0), t.ppf(0.975, len(x) - 1) * x.std(axis=0, ddof=1) / np.sqrt(len(x))
+
+
+def main() -> None:
+    results = race(__doc__, RACES)
+    figure = Figure(figsize=(13, 5), layout="constrained")
+    for axes, (env_id, (_, steps, _)) in zip(figure.subplots(1, 2), RACES.items(), strict=True):
+        draw(axes, env_id, steps, results)
     left, right = figure.axes
     left.set_ylabel("mean return of training episodes")
     left.set_ylim(0, 520)

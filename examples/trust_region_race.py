@@ -11,14 +11,8 @@ them.
     python examples/trust_region_race.py [--runs 10]      writes trust_region_race.png; about 8 minutes on one core
 """
 
-import argparse
-import sys
-import time
-
-import numpy as np
-from actor_critic_race import POINTS, learning_curve, mean_and_error
+from actor_critic_race import draw, race
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 SCALE = {"scale": [2.4, 3.0, 0.21, 3.0]}
 CARTPOLE_METHODS = {
@@ -79,59 +73,20 @@ PENDULUM_METHODS = {
     "PPO, penalty": ("ppo_penalty", 16, EPISODE | {"target_kl": 0.05, "alpha": 0.1}),
     "dual descent": ("dual_descent", 16, EPISODE | {"epsilon": 0.05, "alpha": 0.1}),
 }
-RACES = {  # environment: its methods, environment steps, the least and the largest return drawn
-    "CartPole-v1": (CARTPOLE_METHODS, 100_000, (0, 520)),
-    "Acrobot-v1": (ACROBOT_METHODS, 100_000, (-510, -60)),
-    "Pendulum-v1": (PENDULUM_METHODS, 100_000, (-1600, -100)),
+RACES = {  # environment: its methods, environment steps, where it begins
+    "CartPole-v1": (CARTPOLE_METHODS, 100_000, None),
+    "Acrobot-v1": (ACROBOT_METHODS, 100_000, None),
+    "Pendulum-v1": (PENDULUM_METHODS, 100_000, None),
 }
+LIMITS = {"CartPole-v1": (0, 520), "Acrobot-v1": (-510, -60), "Pendulum-v1": (-1600, -100)}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    if args.runs < 2 or args.seed < 0:
-        parser.error("--runs must be at least 2 and --seed at least 0")
-
-    results: dict[tuple[str, str], list[np.ndarray]] = {
-        (env_id, name): [] for env_id, (methods, *_) in RACES.items() for name in methods
-    }
-    seconds = dict.fromkeys(results, 0.0)
-    try:
-        for seed in tqdm(np.random.SeedSequence(args.seed).spawn(args.runs), unit="run"):
-            for env_id, name in results:
-                methods, steps, _ = RACES[env_id]
-                begin = time.perf_counter()
-                results[env_id, name].append(learning_curve(env_id, methods[name], steps, seed))
-                seconds[env_id, name] += time.perf_counter() - begin
-    except KeyboardInterrupt:
-        complete = min(map(len, results.values()))
-        if complete < 2:
-            sys.exit("interrupted before two runs were complete: there is nothing to draw")
-        print(f"interrupted: the figure is of the {complete} runs that are complete", file=sys.stderr)
-
-    runs = min(map(len, results.values()))
-    print(f"mean return over {runs} runs ± 95 % confidence, of all steps and of the last fifth, and seconds a run")
-    for (env_id, name), curves in results.items():
-        cells = ""
-        for part in (slice(None), slice(-POINTS // 5, None)):
-            mean, error = mean_and_error(np.array(curves[:runs])[:, part].mean(axis=1))
-            cells += f"{f'{mean:.1f} ± {error:.1f}':>18}"
-        print(f"{env_id:<15}{name:<15}{cells}{seconds[env_id, name] / len(curves):>8.1f}")
-
+    results = race(__doc__, RACES)
     figure = Figure(figsize=(18, 5), layout="constrained")
-    for axes, (env_id, (methods, steps, limits)) in zip(figure.subplots(1, 3), RACES.items(), strict=True):
-        x = np.linspace(0, steps, POINTS + 1)[1:]
-        for name in methods:
-            mean, error = mean_and_error(np.array(results[env_id, name][:runs]))
-            (line,) = axes.plot(x, mean, label=name)
-            axes.fill_between(x, mean - error, mean + error, color=line.get_color(), alpha=0.15, linewidth=0)
-        axes.set_title(env_id)
-        axes.set_xlabel("environment steps")
-        axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.set_ylim(*limits)
-        axes.grid(alpha=0.3)
+    for axes, (env_id, (_, steps, _)) in zip(figure.subplots(1, 3), RACES.items(), strict=True):
+        draw(axes, env_id, steps, results)
+        axes.set_ylim(*LIMITS[env_id])
     figure.axes[0].set_ylabel("mean return of training episodes")
     figure.axes[-1].legend(loc="lower right")
     figure.savefig("trust_region_race.png", dpi=150)

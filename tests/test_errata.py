@@ -5,20 +5,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import integrate
-from scipy.optimize import linprog
+from scipy.optimize import brentq, linprog
 from scipy.special import rel_entr
 from scipy.stats import norm
 
 import npg
 from npg import estimators
-from npg.algorithms import BatchActorCritic
+from npg.algorithms import BatchActorCritic, DualDescent
 from npg.critics import LinearValue, TDLambda, lstd
 from npg.distributions import DiagonalGaussian
+from npg.envs.lqr import LQR
 from npg.envs.mdps import garnet, two_state
 from npg.exact import TabularMDP, enumerate_trajectories, total_variation
 from npg.features import Constant, OneHot
 from npg.gradcheck import numerical_gradient
+from npg.optimizers import kl_step
 from npg.returns import discounted_returns, gae, n_step_returns
+from npg.solvers import backtracking_line_search, cholesky_solve, conjugate_gradient
+from npg.surrogates import Surrogate
 
 gaussian = DiagonalGaussian(1)
 
@@ -121,6 +125,30 @@ def one_state(rewards: list[float], stays: list[float]) -> TabularMDP:
     return TabularMDP(P, np.array([rewards, [0.0, 0.0]]), 1.0, np.array([1.0, 0.0]))
 
 
+one_feature = npg.SoftmaxLinear(Constant(), 2)
+"""Two logits that are linear in one feature; the difference of the parameters is the logit of the first action at 1."""
+
+
+def one_state_rows(old: np.ndarray, actions: list[int], A: list[float]) -> Surrogate:
+    """Rows of one state, after the policy with probabilities ``old``."""
+    return Surrogate(one_feature, np.log(old), np.ones((len(actions), 1)), np.array(actions), np.array(A))
+
+
+class Batch:
+    """Each action of the bandit as often as π = (0.2, 0.8) takes it, with its exact advantage."""
+
+    theta = np.log([0.2, 0.8])
+    L = one_state_rows(np.array([0.2, 0.8]), [0, 1, 1, 1, 1], [0.8, -0.2, -0.2, -0.2, -0.2])
+
+    def slope(self, of_rows) -> float:
+        """The slope in the first logit, at the old policy, of the mean of of_rows(ρ, log π, Â)."""
+
+        def f(theta):
+            return of_rows(self.L.ratio(theta), one_feature.log_prob(theta, self.L.x, self.L.a), self.L.A).mean()
+
+        return numerical_gradient(f, self.theta)[0][0]
+
+
 def variance(probability: np.ndarray, X: np.ndarray) -> float:
     """tr Cov(X) of estimates X (N, n) with these probabilities."""
     return probability @ (X**2).sum(axis=1) - ((probability @ X) ** 2).sum()
@@ -144,6 +172,44 @@ def test_erratum_2():
     assert slope == pytest.approx((1.7 - 1.0) ** 2 / 0.25 - 1, rel=1e-9)
     assert slope != pytest.approx((1.7 - 0.5) ** 2 / 0.25 - 1, rel=0.1)
     assert policy.score(theta, x, a)[0, 1] == pytest.approx(0.96)
+
+
+def test_erratum_4():
+    bandit = Batch()
+    assert bandit.slope(lambda rho, log_pi, A: rho * log_pi * A) == pytest.approx(-0.05315, abs=5e-6)
+    for right in (lambda rho, log_pi, A: rho * A, lambda rho, log_pi, A: log_pi * A):
+        assert bandit.slope(right) == pytest.approx(0.16)
+    assert bandit.L.gradient(bandit.theta) == pytest.approx([0.16, -0.16])
+
+
+def test_erratum_5():
+    bandit = Batch()
+    for epsilon in (0.1, 0.2, 0.5):
+
+        def written(rho, log_pi, A, epsilon=epsilon):
+            return np.minimum(rho * A, rho.clip(1 - epsilon, 1 + epsilon) * log_pi * A)
+
+        def right(rho, log_pi, A, epsilon=epsilon):
+            return np.minimum(rho * A, rho.clip(1 - epsilon, 1 + epsilon) * A)
+
+        assert bandit.slope(written) == pytest.approx(-0.04601, abs=5e-6)
+        assert bandit.slope(right) == pytest.approx(0.16)
+        assert bandit.L.gradient(bandit.theta, epsilon) == pytest.approx([0.16, -0.16])
+
+
+def test_erratum_6():
+    at, epsilon = (np.array([[-0.5]]), np.array([0.5])), 0.01
+    for log_sigma, square, divergence, short in ((False, 48143, 1.605e-4, 79), (True, 3065.4, 2.521e-3, 20)):
+        g, F = LQR().gradient(*at, log_sigma=log_sigma), LQR().fisher(*at, log_sigma=log_sigma)
+        natural = np.linalg.solve(F, g)
+        assert g @ natural == pytest.approx(7.726830, abs=5e-7)
+        assert g @ F @ g == pytest.approx(square, rel=1e-4)
+        written = np.sqrt(2 * epsilon / (g @ F @ g)) * natural
+        right = kl_step(natural, F @ natural, epsilon)
+        assert np.allclose(right, np.sqrt(2 * epsilon / (g @ natural)) * natural)
+        assert right @ F @ right / 2 == pytest.approx(epsilon)
+        assert written @ F @ written / 2 == pytest.approx(divergence * epsilon, rel=5e-4)
+        assert np.linalg.norm(right) / np.linalg.norm(written) == pytest.approx(short, rel=5e-3)
 
 
 def test_erratum_7():
@@ -206,6 +272,42 @@ def test_erratum_10():
     assert np.allclose(mean_step(mdp.gamma), mdp.gradient(policy, theta)[:2])
     assert np.allclose(mean_step(mdp.gamma), [-0.0125, 0.1])
     assert np.allclose(mean_step(1.0), [0.0125, 0.1])
+
+
+def test_erratum_12():
+    P = np.zeros((3, 2, 3))
+    P[0, 1, 1] = P[0, 0, 2] = 1
+    P[1:, :, 2] = 1
+    mdp = TabularMDP(P, np.array([[0, 0.9], [0, -2.0], [0, 0]]), 0.9, np.array([1.0, 0, 0]))
+
+    def policy(p):
+        return np.array([[1 - p, p]] * 3)
+
+    def kl(p, q):
+        return rel_entr([1 - p, p], [1 - q, q]).sum()
+
+    p, delta = 0.24, 0.01
+    old, J = policy(p), mdp.J(policy(p))
+    slope = (mdp.surrogate(policy(0.5), old) - J) / (0.5 - p)
+    for q in (0.1, 0.3, 0.9):  # the surrogate is linear in p, so it is largest at the edge
+        assert mdp.surrogate(policy(q), old) - J == pytest.approx(slope * (q - p))
+    edge = brentq(lambda q: kl(p, q) - delta, p, 0.9)
+    assert edge == pytest.approx(0.30359, abs=5e-6)
+    assert mdp.surrogate(policy(edge), old) - J == pytest.approx(0.002289, abs=5e-7)
+    assert (J, mdp.J(policy(edge))) == pytest.approx((0.112320, 0.107330), abs=5e-7)
+
+    C = 2 * np.abs(mdp.advantage(old)).max() * 0.9 / (1 - 0.9) ** 2
+    best = brentq(lambda q: slope - C * (q - p) / (q * (1 - q)), p, 0.3, xtol=1e-15)  # the derivative of the bound
+    assert best == pytest.approx(0.240024, abs=5e-7)
+    assert mdp.J(policy(best)) - J == pytest.approx(8.6e-7, abs=5e-9)
+    assert mdp.J(policy(best)) >= mdp.surrogate(policy(best), old) - C * kl(p, best) > J
+
+    x, half, new = np.ones((1, 1)), np.log([0.5, 0.5]), np.log([0.9, 0.1])
+    assert one_feature.kl(half, new, x)[0] == pytest.approx(0.5108, abs=5e-5)
+    assert one_feature.kl(new, half, x)[0] == pytest.approx(0.3681, abs=5e-5)
+    F, step = one_feature.fisher(half, x), np.array([1e-3, 0.0])
+    for pair in ((half, half + step), (half + step, half)):  # the same to second order
+        assert one_feature.kl(*pair, x)[0] == pytest.approx(step @ F @ step / 2, rel=1e-3)
 
 
 def test_erratum_13():
@@ -411,6 +513,44 @@ def test_erratum_26():
         assert mdp.lower_bound((1 - step) * old + step * greedy, old) > mdp.J(old)
 
 
+def test_erratum_27():
+    """The batch has each action of the bandit once, and the first step of the agent has a divergence of 0.001."""
+    L = one_state_rows(np.array([0.5, 0.5]), [0, 1], [0.5, -0.5])
+    step = np.arccosh(np.exp(0.001))  # of each logit: the divergence is log cosh of it
+    divergence = L.kl(L.theta_old + np.array([step, -step]))
+    assert divergence == pytest.approx(0.001)
+    written = 0.05 + 10 * (divergence - 0.01)
+    assert written == pytest.approx(-0.04)
+
+    policy = npg.SoftmaxLinear(OneHot(2), 2)
+    agent = DualDescent(
+        policy,
+        value_features=OneHot(2),
+        gamma=1.0,
+        epsilon=0.01,
+        dual_steps=1,
+        primal_steps=1,
+        mu=0.05,
+        normalize=False,
+        optimizer="ascent",
+        alpha=step / 0.25,
+        alpha_mu=10.0,
+    )
+    agent.init(np.random.default_rng(0))
+    agent.theta[:] = 0
+    traj, _ = enumerate_trajectories(one_state([0.5, -0.5], [0.0, 0.0]), policy, agent.theta, 1)
+    assert agent.update(traj, np.random.default_rng(0))["kl"] == pytest.approx(0.001)
+    assert agent.multiplier == 0
+
+    def lagrangian(x, multiplier):
+        theta = np.array([x / 2, -x / 2])
+        return L.value(theta) - multiplier * (L.kl(theta) - 0.01)
+
+    found = [lagrangian(x, written) for x in (100, 1000, -100)]
+    assert found == pytest.approx([2.47, 20.47, 1.47], abs=5e-3)
+    assert max(lagrangian(x, 0.0) for x in (-100, 1, 100, 1000)) <= 0.5 + 1e-12
+
+
 def test_erratum_28():
     ks, sigma, a = 1.0, 0.5, 1.2
     d_log_sigma = gaussian.score(eta(ks, sigma), np.array([[a]]))[0, 1]
@@ -600,3 +740,98 @@ def test_erratum_40():
     theta[1] = 1.0  # the logit of the second decision: x = 0, y = 1
     by_y, by_x = (numerical_gradient(lambda th, i=i: written(th)[i], theta)[0][1 - i] for i in (0, 1))
     assert (by_y, by_x) == pytest.approx((0.0393, 0.0197), abs=5e-5)
+
+
+def test_erratum_41():
+    x, actions = np.array([[3.0], [3.0], [1.0], [1.0]]), np.array([0, 1, 0, 1])
+    old, delta = np.zeros(2), 0.01
+    L = Surrogate(one_feature, old, x, actions, np.array([0.5, -0.5, -1.49, 1.49]))
+
+    def J(theta):
+        p = np.exp(one_feature.log_prob(theta, x, actions))
+        return p @ [1.0, 0.0, 0.0, 2.98] / 2
+
+    def F(v):
+        return one_feature.fisher_vector_product(old, x, v)
+
+    g = L.gradient(old)
+    natural = conjugate_gradient(F, g, max_iter=2, tol=1e-10).x
+    full = kl_step(natural, F(natural), delta)
+    assert L.kl(full) == pytest.approx(0.009946, abs=5e-7)
+    assert L.kl(full) <= delta  # taken by the written rule
+    for theta, gain in ((full, -0.000182), (full / 2, 0.000095)):
+        assert L.value(theta) == pytest.approx(gain, abs=5e-7)
+        assert J(theta) - J(old) == pytest.approx(L.value(theta), abs=1e-12)
+    found = backtracking_line_search(L.value, old, full, g @ full, constraint=L.kl, radius=delta)
+    assert (found.accepted, found.backtracks) == (True, 1)
+    assert np.allclose(found.x, full / 2)
+
+
+def test_erratum_42():
+    rng, policy, products = np.random.default_rng(0), npg.SoftmaxLinear(OneHot(4), 3), []
+    x, theta = rng.normal(size=(50, 4)), rng.normal(size=12)
+    g = policy.weighted_score(theta, x, policy.sample(theta, x, rng), rng.normal(size=50) / 50)
+
+    def F(v):
+        products.append(v)
+        return policy.fisher_vector_product(theta, x, v)
+
+    one = conjugate_gradient(F, g, max_iter=1, tol=1e-10)
+    assert len(products) == 1
+    assert one.x @ g == pytest.approx(np.linalg.norm(one.x) * np.linalg.norm(g))  # the plain gradient
+    assert one.residual_norm > 0.1 * np.linalg.norm(g)
+    assert not conjugate_gradient(F, g, max_iter=7, tol=1e-10).converged
+    products.clear()
+    natural = conjugate_gradient(F, g, max_iter=100, tol=1e-10)
+    assert natural.converged
+    assert (natural.iterations, len(products)) == (8, 9)  # the last product checks the solution
+    assert np.allclose(natural.x, np.linalg.pinv(policy.fisher(theta, x), rcond=1e-12) @ g)
+
+    assert np.ceil(np.sqrt(1e4) / 2 * np.log(2 / 1e-2)) == 265
+
+
+def test_erratum_43():
+    x, g = np.ones((1, 1)), Batch.L.gradient(Batch.theta)
+    H = one_feature.fisher(Batch.theta, x)
+    assert np.allclose(H, 0.16 * np.array([[1, -1], [-1, 1]]))
+    assert np.linalg.matrix_rank(H) == 1
+    with pytest.raises(ValueError, match="positive definite"):
+        cholesky_solve(H, g)
+    assert np.allclose(g, [0.16, -0.16])
+    found = conjugate_gradient(lambda v: H @ v, g, max_iter=5, tol=1e-10)
+    assert (found.converged, found.iterations) == (True, 1)
+    assert np.allclose(found.x, [0.5, -0.5])
+    assert np.allclose(found.x, np.linalg.pinv(H) @ g)
+    outside = conjugate_gradient(lambda v: H @ v, np.array([0.16, 0.0]), max_iter=5, tol=1e-10)
+    assert (outside.converged, outside.nonpositive_curvature) == (False, True)
+
+
+def test_erratum_44():
+    chain, N, delta = Chain(), 10, 0.01
+    x = chain.policy.features(np.tile([0, 1], N))
+    L = Surrogate(chain.policy, chain.theta, x, np.zeros(2 * N, dtype=int), np.zeros(2 * N))
+    g = np.array([0.25, 0.25, -0.25, -0.25])
+    for weight, divergence in ((1 / (2 * N), 0.00997), (1 / N, 0.00499)):
+        H = chain.policy.fisher(chain.theta, x, np.full(2 * N, weight))
+        natural = np.linalg.pinv(H) @ g
+        assert L.kl(kl_step(natural, H @ natural, delta)) == pytest.approx(divergence, abs=5e-6)
+    assert np.allclose(chain.policy.fisher(chain.theta, x), H / 2)
+
+
+def test_erratum_45():
+    old = np.array([0.1, 0.9])
+    L, theta, ratios = one_state_rows(old, [0, 1], [-1.0, 1.0]), np.log(old), []
+    for _ in range(1000):
+        theta = theta + 0.1 * L.gradient(theta, 0.2)
+        ratios.append(L.ratio(theta))
+    assert ratios[99][0] == pytest.approx(0.445, abs=5e-4)
+    assert ratios[999][0] == pytest.approx(0.084, abs=5e-4)
+    assert (np.diff([rho[0] for rho in ratios]) < 0).all()  # although clipped below 0.8
+    assert max(rho[1] for rho in ratios) < 1 / 0.9
+    clipped = one_state_rows(old, [0], [-1.0])
+    assert (clipped.gradient(theta, 0.2) == 0).all()
+
+    mirrored = one_state_rows(old, [0, 1], [1.0, -1.0])
+    far = np.log(old) + 5 * mirrored.gradient(np.log(old), 0.2)
+    assert far[0] - far[1] == pytest.approx(np.log(old[0] / old[1]) + 5)
+    assert mirrored.ratio(far) == pytest.approx([9.43, 0.0635], rel=5e-4)
