@@ -47,7 +47,7 @@ def ridge_least_squares(x: Array, y: Array, ridge: float, centre: Array | None =
     Raises
     ------
     ValueError
-        If shapes disagree, or κ is no number of at least 0.
+        If shapes disagree, or κ is no number of at least 0, or so small that dependent features stay so.
     FloatingPointError
         If x or y is not finite.
     """
@@ -63,6 +63,8 @@ def ridge_least_squares(x: Array, y: Array, ridge: float, centre: Array | None =
         if ridge == 0:
             return linalg.lstsq(x, y, cond=EPS * max(x.shape))[0]
         return linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ y, assume_a="pos")
+    except linalg.LinAlgError:
+        raise ValueError(f"ridge must be larger where features are dependent, or 0, got {ridge!r}") from None
     except ValueError:
         if np.isfinite(x).all() and np.isfinite(y).all():
             raise
@@ -278,6 +280,10 @@ class LinearValue:
         v[valid] = self.model.forward(w, x)[:, 0]
         v_next[valid] = self.value(w, traj.next_obs[valid])
         return x, v, v_next
+
+    def fit(self, w: Array, x: Array, G: Array, ridge: float) -> Array:
+        """argmin Σ (wᵀx_i − G_i)² + κ‖w − w_old‖² from w_old = ``w``, x as the features return it: (d,)."""
+        return ridge_least_squares(dense(x, self.features.n_features), G, ridge, w)
 
 
 def clipped_error(v: Array, v_old: Array, G: Array, c: float) -> Array:

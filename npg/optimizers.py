@@ -7,7 +7,10 @@ from typing import ClassVar
 import numpy as np
 
 from ._state import Stateful
-from ._typing import Array
+from ._typing import Array, Inputs
+from .policies import Policy
+
+EPS = float(np.finfo(float).eps)
 
 
 class Ascent(Stateful):
@@ -95,12 +98,30 @@ def clip_norm(g: Array, c: float) -> Array:
 
 
 def kl_step(u: Array, Fu: Array, delta: float) -> Array:
-    """Δ = √(2δ / uᵀFu) u, so that ½ΔᵀFΔ = δ, Eqs. (9.1), (9.2), (9.7), (11.4); 0 where uᵀFu is not positive: (n,).
+    """Δ = √(2δ / uᵀFu) u, so that ½ΔᵀFΔ = δ, Eqs. (9.1), (9.2), (9.7), (11.4): (n,).
 
-    Along the natural gradient u = F^{-1}g it is the step √(2δ / gᵀF^{-1}g) F^{-1}g.
+    Along the natural gradient u = F^{-1}g it is the step √(2δ / gᵀF^{-1}g) F^{-1}g. It is 0 where uᵀFu ≤ nε uᵀu, ε the
+    rounding unit: as a policy becomes deterministic F vanishes, and the step would have no bound.
     """
+    scale = np.abs(u).max(initial=0.0) or 1.0  # the squares of a tiny or huge u would not be numbers
+    u, Fu = u / scale, Fu / scale
     curvature = u @ Fu
-    return np.zeros_like(u) if curvature <= 0 else np.sqrt(2 * delta / curvature) * u
+    return np.zeros_like(u) if curvature <= len(u) * EPS * (u @ u) else np.sqrt(2 * delta / curvature) * u
+
+
+def natural_step(policy: Policy, theta: Array, x: Inputs, u: Array, delta: float, alpha: float) -> Array:
+    """θ + Δ with Δ of radius δ along u, ½ΔᵀFΔ = δ, Eq. (9.7), F of the rows x; with δ = 0, θ + αu, Eq. (9.6): (n,).
+
+    (9.7) is of second order. Near a deterministic policy, where that says little, Δ is halved until the mean divergence
+    KL(π_θ‖π_{θ+Δ}) is at most 2δ.
+    """
+    if delta == 0:
+        return theta + alpha * u
+    step = kl_step(u, policy.fisher_vector_product(theta, x, u), delta)
+    with np.errstate(over="ignore", invalid="ignore"):
+        while np.isfinite(step).all() and not policy.kl(theta, theta + step, x).mean() <= 2 * delta:
+            step = step / 2
+    return theta + step
 
 
 OPTIMIZERS: dict[str, type[Ascent]] = {"ascent": Ascent, "adam": Adam, "rmsprop": RMSProp}

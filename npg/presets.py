@@ -55,7 +55,13 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ),
     **{
         (algorithm, "CartPole-v1"): Preset(num_envs=16, steps=200_000, settings={"scale": _CARTPOLE_SCALE})
-        for algorithm in ("npg", "trpo", "ppo_clip", "ppo_penalty", "dual_descent")
+        for algorithm in ("ppo_clip", "ppo_penalty", "dual_descent")
+    },
+    **{
+        (algorithm, "CartPole-v1"): Preset(
+            num_envs=16, steps=200_000, settings={"scale": _CARTPOLE_SCALE, "n_steps": 256, "lam": 0.98}
+        )
+        for algorithm in ("npg", "trpo")
     },
     ("trpo", "Pendulum-v1"): Preset(
         num_envs=16,
@@ -70,7 +76,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ),
     ("trpo", "Acrobot-v1"): Preset(
         num_envs=16,
-        steps=200_000,
+        steps=400_000,
         settings={
             "scale": [1.0, 1.0, 1.0, 1.0, 6.0, 12.0],
             "value_features": {"kind": "random_fourier", "n_features": 200, "length_scale": 1.0, "seed": 1},
@@ -82,14 +88,15 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ("trpo", "MountainCar-v0"): Preset(
         # Values begin at 0, above all returns, and hold on to that where the car has not been: that is what sends it
         # there. Small batches: what only curiosity taught is soon forgotten, what the goal teaches is not.
-        num_envs=32,
+        num_envs=16,
         steps=600_000,
         settings={
             "features": {"kind": "rbf", "n_centres": 8},
             "value_features": {"kind": "fourier", "order": 7},
             "n_steps": 100,
             "lam": 0.97,
-            "delta": 0.02,
+            "ridge": 3.0,
+            "delta": 0.01,
         },
     ),
     ("actor_critic_lambda", "MountainCar-v0"): Preset(

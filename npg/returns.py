@@ -288,7 +288,7 @@ def weighted_advantages(
 
 
 def standardized(A: Array, scale: float) -> Array:
-    """(Â − mean) / std over the batch, Eq. (11.15); Â itself where its deviation is rounding of Â or of values.
+    """(Â − mean) / std over the batch, Eq. (11.15); 0 where the deviation is rounding of Â or of values.
 
     Parameters
     ----------
@@ -301,4 +301,4 @@ def standardized(A: Array, scale: float) -> Array:
     (B,)
     """
     spread = A.std()
-    return (A - A.mean()) / spread if spread > 1e-9 * max(np.abs(A).max(), scale) else A
+    return np.zeros(len(A)) if spread <= 1e-9 * max(np.abs(A).max(), scale) else (A - A.mean()) / spread

@@ -1,6 +1,6 @@
-"""Conjugate gradient and a backtracking line search (derivations, chapters 10 and 11).
+"""Conjugate gradient, a direct solution for comparison, and a backtracking line search (chapters 10 and 11).
 
-Both take closures, so that neither a matrix nor a policy need be known here. Shapes: vectors (n,).
+The first and the last take closures, so that neither a matrix nor a policy need be known here. Shapes: vectors (n,).
 """
 
 # mypy: disable-error-code="no-any-return"
@@ -55,8 +55,8 @@ def conjugate_gradient(
         α_k = r_kᵀz_k / p_kᵀA p_k     x_{k+1} = x_k + α_k p_k     r_{k+1} = r_k − α_k A p_k     z = M^{-1} r
         β_k = r_{k+1}ᵀz_{k+1} / r_kᵀz_k                           p_{k+1} = z_{k+1} + β_k p_k
 
-    until ‖r‖ ≤ tol ‖b‖, Eq. (10.9). Every iterate has bᵀx > 0, Eq. (10.13). A singular A with b in its range
-    converges to the smallest solution, Eq. (10.10).
+    until ‖r‖ ≤ tol ‖b‖, Eq. (10.9). Every iterate but the first has bᵀx > 0, Eq. (10.13). A singular A with b in its
+    range converges to the smallest solution, Eq. (10.10).
 
     Parameters
     ----------
@@ -81,14 +81,16 @@ def conjugate_gradient(
     Raises
     ------
     ValueError
-        If ``b`` is no finite vector, ``max_iter`` or ``tol`` is out of range, a product has another shape, or M is
+        If ``b`` is no vector, ``max_iter`` or ``tol`` is out of range, a product has another shape, or M is
         found not to be positive definite.
     FloatingPointError
-        If a product is not finite.
+        If b or a product is not finite.
     """
     b = np.asarray(b, dtype=float)
-    if b.ndim != 1 or not np.isfinite(b).all():
-        raise ValueError(f"b must be a finite vector, got {b}")
+    if b.ndim != 1:
+        raise ValueError(f"b must be a vector, got shape {b.shape}")
+    if not np.isfinite(b).all():
+        raise FloatingPointError("the right-hand side of a linear system is not finite")
     at_least("max_iter", max_iter, 1)
     positive("tol", tol)
 
@@ -138,6 +140,7 @@ def cholesky_solve(A: Array, b: Array) -> Array:
     Parameters
     ----------
     A : (n, n)
+        Symmetric; its upper triangle is read.
     b : (n,)
 
     Returns
@@ -147,10 +150,12 @@ def cholesky_solve(A: Array, b: Array) -> Array:
     Raises
     ------
     ValueError
-        If A is not positive definite to working precision.
+        If shapes disagree, or A is not positive definite to working precision.
     FloatingPointError
         If A or b is not finite.
     """
+    if np.ndim(b) != 1 or np.shape(A) != 2 * np.shape(b):
+        raise ValueError(f"A and b must have shapes (n, n) and (n,), got {np.shape(A)} and {np.shape(b)}")
     if not (np.isfinite(A).all() and np.isfinite(b).all()):
         raise FloatingPointError("the matrix or the right-hand side of a linear system is not finite")
     try:
@@ -242,4 +247,4 @@ def backtracking_line_search(
             if enough and bound <= radius and np.isfinite(improvement):
                 return LineSearchResult(candidate, float(improvement), float(bound), j, True)
             fraction *= shrink
-    return LineSearchResult(x, 0.0, float(constraint(x)), max_backtracks, False)
+    return LineSearchResult(x, 0.0, float(constraint(x)), max_backtracks if slope > 0 else 0, False)

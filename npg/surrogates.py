@@ -25,7 +25,7 @@ MAX_LOG_RATIO = 700.0
 class Surrogate:
     """L(θ) = (1/B) Σ ρ_i(θ) Â_i and D̄(θ_old, θ) = (1/B) Σ KL(π_old(·|s_i) ‖ π_θ(·|s_i)).
 
-    ``surrogate[index]`` is that of some rows.
+    ``surrogate[index]`` is that of some rows, given by an array of their numbers, a mask or a slice.
 
     Parameters
     ----------

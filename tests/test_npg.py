@@ -198,7 +198,7 @@ def test_conjugate_gradient_that_is_cut_short_gives_another_step_uphill():
 @pytest.mark.parametrize("fisher", ["exact", "empirical"])
 @pytest.mark.parametrize("solver", ["cholesky", "cg"])
 @pytest.mark.parametrize("kind", CASES)
-@given(seeds, st.sampled_from([1e-3, 1e-1, 10.0]), st.sampled_from([1e-4, 0.01, 0.5]))
+@given(seeds, st.sampled_from([1e-3, 1e-1, 10.0]), st.sampled_from([1e-5, 1e-4, 1e-3]))
 @settings(max_examples=4)
 def test_a_normalised_step_has_the_radius_in_the_undamped_exact_matrix(kind, solver, fisher, seed, damping, delta):
     agent = make(CASES[kind], seed, fisher=fisher, solver=solver, damping=damping, delta=delta)

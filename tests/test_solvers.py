@@ -1176,10 +1176,22 @@ def test_a_product_of_another_shape_is_an_error(wrong):
         conjugate_gradient(lambda v: v, np.ones(2), max_iter=1, tol=1e-9, preconditioner=wrong)
 
 
-@pytest.mark.parametrize("b", [1.0, np.ones((2, 1)), np.ones((1, 2)), [1.0, np.nan], [np.inf, 1.0]])
-def test_a_right_hand_side_that_is_no_finite_vector_is_an_error(b):
-    with pytest.raises(ValueError, match="b must be a finite vector"):
+@pytest.mark.parametrize("b", [1.0, np.ones((2, 1)), np.ones((1, 2))])
+def test_a_right_hand_side_that_is_no_vector_is_an_error(b):
+    with pytest.raises(ValueError, match="b must be a vector, got shape"):
         conjugate_gradient(lambda v: v, b, max_iter=1, tol=1e-9)
+
+
+@pytest.mark.parametrize("b", [[1.0, np.nan], [np.inf, 1.0]])
+def test_a_right_hand_side_that_is_not_finite_is_told_from_a_bad_argument(b):
+    with pytest.raises(FloatingPointError, match=r"right-hand side .* not finite"):
+        conjugate_gradient(lambda v: v, b, max_iter=1, tol=1e-9)
+
+
+@pytest.mark.parametrize(("A", "b"), [(np.eye(3), np.ones(2)), (np.eye(2), np.ones((2, 1))), (np.ones(2), np.ones(2))])
+def test_a_matrix_and_a_right_hand_side_that_do_not_go_together_are_an_error(A, b):
+    with pytest.raises(ValueError, match=r"A and b must have shapes \(n, n\) and \(n,\)"):
+        cholesky_solve(A, b)
 
 
 @pytest.mark.parametrize("max_iter", [0, -1, 2.0, True, None, "3", np.inf])
@@ -1253,7 +1265,8 @@ def test_the_first_fraction_that_meets_all_three_tests_is_taken(table, slope, ra
     assert found.accepted == (j is not None)
     if j is None:
         np.testing.assert_array_equal(found.x, X)
-        assert (found.improvement, found.constraint, found.backtracks) == (0.0, table.constraint[0], most)
+        tried = most if slope > 0 else 0
+        assert (found.improvement, found.constraint, found.backtracks) == (0.0, table.constraint[0], tried)
     else:
         np.testing.assert_array_equal(found.x, X + table.shrink**j * STEP)
         expected = (table.f[j + 1] - table.f[0], table.constraint[j + 1], j)

@@ -16,8 +16,8 @@ from typing import ClassVar
 import numpy as np
 
 from .._typing import Rng
-from ..critics import LinearValue, ridge_least_squares
-from ..features import Features, dense, rows
+from ..critics import LinearValue
+from ..features import Features, rows
 from ..optimizers import OPTIMIZERS
 from ..returns import gae, standardized
 from ..rollout import Steps, Trajectories
@@ -99,7 +99,6 @@ class DualDescent(Agent):
                 self.theta = self.ascent.step(self.theta, g)
             d = L.kl(self.theta)
             self.multiplier = np.maximum(0, self.multiplier + self.alpha_mu * (d - self.epsilon))
-        phi = dense(x_v, self.value_features.n_features)
-        self.w = ridge_least_squares(phi, G, self.ridge, self.w)
+        self.w = self.v.fit(self.w, x_v, G, self.ridge)
         entropy = float(self.policy.entropy(self.theta, L.x).mean())
         return {"kl": float(d), "mu": float(self.multiplier), "entropy": entropy}

@@ -5,7 +5,7 @@ Loop: generate M episodes following π_θ; for each episode i
     ψ̄_i ← Σ_t γ^t ∇ ln π(A_t|S_t, θ);   R_i ← Σ_t γ^t R_{t+1}
 
 [u, J] ← argmin Σ_i (uᵀψ̄_i + J − R_i)² + κ‖u‖²
-θ ← θ + √(2δ / uᵀFu) u                                      (or θ + αu)
+θ ← θ + √(2δ / uᵀFu) u, halved while D̄ of the step is above 2δ      (or θ + αu)
 
 F is the exact Fisher matrix of the states visited.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from .._typing import Rng
 from ..critics import ridge_least_squares
 from ..features import rows
-from ..optimizers import kl_step
+from ..optimizers import natural_step
 from ..rollout import Episodes, Trajectories
 from .base import Agent, integer, number
 
@@ -34,11 +34,12 @@ class EpisodicNaturalActorCritic(Agent):
     gamma : float
         Discount γ in [0, 1].
     episodes : int
-        M, whole episodes per update; more than θ has components, or the fit is not determined.
+        M, whole episodes per update; more than the rank of F, or the fit is not determined.
     ridge : float
         κ of the fit; with 0 the smallest solution is taken.
     delta : float
-        δ, the divergence in nats that a step has to second order, ½ΔᵀFΔ, Eq. (9.7); 0 takes steps αu instead.
+        δ, the divergence in nats that a step has to second order, ½ΔᵀFΔ, Eq. (9.7); a step of more than 2δ in truth is
+        halved. 0 takes steps αu instead.
     alpha : float
         Step size α where δ = 0.
 
@@ -70,10 +71,9 @@ class EpisodicNaturalActorCritic(Agent):
             psi_bar[i] = policy.weighted_score(theta, rows(x, of_i), a[of_i], discount[of_i])
         R = R - R[0]  # equal returns have nothing to teach, exactly; J is the mean that is left of R − uᵀψ̄
         u = ridge_least_squares(psi_bar - psi_bar.mean(axis=0), R - R.mean(), self.ridge)
-        Fu = policy.fisher_vector_product(theta, x, u)
-        self.theta = theta + (kl_step(u, Fu, self.delta) if self.delta > 0 else self.alpha * u)
+        self.theta = natural_step(policy, theta, x, u, self.delta, self.alpha)
         return {
-            "natural_gradient_norm": float(np.sqrt(np.maximum(u @ Fu, 0))),
+            "natural_gradient_norm": float(np.linalg.norm(u)),
             "kl": float(policy.kl(theta, self.theta, x).mean()),
             "entropy": float(policy.entropy(self.theta, x).mean()),
         }

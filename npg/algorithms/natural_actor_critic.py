@@ -4,7 +4,7 @@ Loop: take T steps in each of N environments following π_θ; then
 
     ψ_t ← ∇ ln π(A_t|S_t, θ);   x_t ← [φ(S_t), ψ_t];   x'_t ← [φ(S_{t+1}), 0]
     [v, u] ← LSTD(λ) on x_t, R_{t+1}, x'_t
-    θ ← θ + √(2δ / uᵀFu) u                                  (or θ + αu)
+    θ ← θ + √(2δ / uᵀFu) u, halved while D̄ of the step is above 2δ      (or θ + αu)
 
 u are the weights of the compatible advantage uᵀψ(s, a), which are the natural gradient; F is the exact Fisher matrix of
 the states visited.
@@ -17,7 +17,7 @@ import numpy as np
 from .._typing import Rng
 from ..critics import LinearValue, lstd
 from ..features import Features, rows
-from ..optimizers import kl_step
+from ..optimizers import natural_step
 from ..rollout import Steps, Trajectories
 from .base import Agent, features, integer, number
 
@@ -40,7 +40,8 @@ class NaturalActorCritic(Agent):
     ridge : float
         κ of LSTD(λ).
     delta : float
-        δ, the divergence in nats that a step has to second order, ½ΔᵀFΔ, Eq. (9.7); 0 takes steps αu instead.
+        δ, the divergence in nats that a step has to second order, ½ΔᵀFΔ, Eq. (9.7); a step of more than 2δ in truth is
+        halved. 0 takes steps αu instead.
     alpha : float
         Step size α where δ = 0.
     """
@@ -69,10 +70,9 @@ class NaturalActorCritic(Agent):
         x_t[valid, d:] = policy.score(theta, x, traj.actions[valid])
         ends = traj.terminated, traj.truncated
         u = lstd(x_t, traj.rewards, x_next, *ends, valid, self.gamma, self.lam, self.ridge)[d:]
-        Fu = policy.fisher_vector_product(theta, x, u)
-        self.theta = theta + (kl_step(u, Fu, self.delta) if self.delta > 0 else self.alpha * u)
+        self.theta = natural_step(policy, theta, x, u, self.delta, self.alpha)
         return {
-            "natural_gradient_norm": float(np.sqrt(np.maximum(u @ Fu, 0))),
+            "natural_gradient_norm": float(np.linalg.norm(u)),
             "kl": float(policy.kl(theta, self.theta, x).mean()),
             "entropy": float(policy.entropy(self.theta, x).mean()),
         }

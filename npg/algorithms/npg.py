@@ -6,7 +6,7 @@ Loop: take T steps in each of N environments following π_θ; then, with means o
     g ← mean of Â_t ∇ ln π(A_t|S_t, θ)
     F ← mean of Σ_a π(a|S_t) ∇ ln π ∇ ln πᵀ                 (all actions, exactly)
     u ← (F + κI)^{-1} g
-    θ ← θ + √(2δ / uᵀFu) u                                  (or θ + αu)
+    θ ← θ + √(2δ / uᵀFu) u, halved while D̄ of the step is above 2δ      (or θ + αu)
     w ← argmin Σ (wᵀx(S_t) − Â_t − v̂(S_t))² + κ_w‖w − w_old‖²
 """
 
@@ -16,9 +16,9 @@ from typing import ClassVar
 import numpy as np
 
 from .._typing import Array, Rng
-from ..critics import LinearValue, ridge_least_squares
-from ..features import Features, dense, rows
-from ..optimizers import kl_step
+from ..critics import LinearValue
+from ..features import Features, rows
+from ..optimizers import natural_step
 from ..returns import gae
 from ..rollout import Steps, Trajectories
 from ..solvers import cholesky_solve, conjugate_gradient
@@ -46,7 +46,8 @@ class NPG(Agent):
     ridge : float
         κ_w, how much the critic's fit to a batch holds on to the w before it.
     delta : float
-        δ, the divergence in nats that a step has to second order, ½ΔᵀFΔ, with F undamped; 0 takes steps αu instead.
+        δ, the divergence in nats that a step has to second order, ½ΔᵀFΔ, with F undamped; a step of more than 2δ in
+        truth is halved. 0 takes steps αu instead.
     alpha : float
         Step size α where δ = 0.
     damping : float
@@ -114,9 +115,8 @@ class NPG(Agent):
         else:
             m, tol = self.cg_iterations, self.cg_tol
             u = conjugate_gradient(lambda v: F(v) + kappa * v, g, max_iter=m, tol=tol).x
-        self.theta = theta + (kl_step(u, F(u), self.delta) if self.delta > 0 else self.alpha * u)
-        phi = dense(x_v, self.value_features.n_features)
-        self.w = ridge_least_squares(phi, A + v[valid], self.ridge, self.w)
+        self.theta = natural_step(policy, theta, x, u, self.delta, self.alpha)
+        self.w = self.v.fit(self.w, x_v, A + v[valid], self.ridge)
         return {
             "gradient_norm": float(np.linalg.norm(g)),
             "kl": float(policy.kl(theta, self.theta, x).mean()),

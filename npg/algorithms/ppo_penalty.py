@@ -17,8 +17,8 @@ from typing import ClassVar
 import numpy as np
 
 from .._typing import Rng
-from ..critics import LinearValue, ridge_least_squares
-from ..features import Features, dense, rows
+from ..critics import LinearValue
+from ..features import Features, rows
 from ..optimizers import OPTIMIZERS
 from ..returns import gae, standardized
 from ..rollout import Steps, Trajectories
@@ -109,7 +109,6 @@ class PPOPenalty(Agent):
         elif d > self.target_kl * 1.5:
             beta = beta * 2
         self.penalty = np.clip(beta, LEAST_BETA, MOST_BETA)
-        phi = dense(x_v, self.value_features.n_features)
-        self.w = ridge_least_squares(phi, G, self.ridge, self.w)
+        self.w = self.v.fit(self.w, x_v, G, self.ridge)
         entropy = float(self.policy.entropy(self.theta, L.x).mean())
         return {"kl": float(d), "beta": float(self.penalty), "entropy": entropy}

@@ -16,8 +16,8 @@ from typing import ClassVar
 import numpy as np
 
 from .._typing import Array, Rng
-from ..critics import LinearValue, ridge_least_squares
-from ..features import Features, dense, rows
+from ..critics import LinearValue
+from ..features import Features, rows
 from ..optimizers import kl_step
 from ..returns import gae
 from ..rollout import Steps, Trajectories
@@ -66,8 +66,8 @@ class TRPO(Agent):
     damping: float = number(1e-4, 0)
     cg_iterations: int = integer(10, 1)
     cg_tol: float = number(1e-8, 1e-15)
-    sufficient: float = number(0.1, 1e-12, 1 - 1e-12)
-    shrink: float = number(0.5, 1e-12, 1 - 1e-12)
+    sufficient: float = number(0.1, 1e-6, 0.999)
+    shrink: float = number(0.5, 0.001, 0.999)
     max_backtracks: int = integer(10, 0)
 
     learned: ClassVar[tuple[str, ...]] = ("theta", "w")
@@ -111,8 +111,7 @@ class TRPO(Agent):
             max_backtracks=self.max_backtracks,
         )
         self.theta = found.x
-        phi = dense(x_v, self.value_features.n_features)
-        self.w = ridge_least_squares(phi, A + v[valid], self.ridge, self.w)
+        self.w = self.v.fit(self.w, x_v, A + v[valid], self.ridge)
         return {
             "gradient_norm": float(np.linalg.norm(g)),
             "kl": found.constraint,
