@@ -55,14 +55,23 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ),
     **{
         (algorithm, "CartPole-v1"): Preset(num_envs=16, steps=200_000, settings={"scale": _CARTPOLE_SCALE})
-        for algorithm in ("ppo_clip", "ppo_penalty", "dual_descent")
+        for algorithm in ("ppo_clip", "dual_descent")
     },
-    **{
-        (algorithm, "CartPole-v1"): Preset(
-            num_envs=16, steps=200_000, settings={"scale": _CARTPOLE_SCALE, "n_steps": 256, "lam": 0.98}
-        )
-        for algorithm in ("npg", "trpo")
-    },
+    ("ppo_penalty", "CartPole-v1"): Preset(
+        num_envs=16,
+        steps=200_000,
+        settings={"scale": _CARTPOLE_SCALE, "target_kl": 0.003},
+    ),
+    ("npg", "CartPole-v1"): Preset(
+        num_envs=16,
+        steps=200_000,
+        settings={"scale": _CARTPOLE_SCALE, "n_steps": 256, "lam": 0.98, "damping": 0.01},
+    ),
+    ("trpo", "CartPole-v1"): Preset(
+        num_envs=16,
+        steps=200_000,
+        settings={"scale": _CARTPOLE_SCALE, "n_steps": 256, "lam": 0.98},
+    ),
     ("trpo", "Pendulum-v1"): Preset(
         num_envs=16,
         steps=128_000,
