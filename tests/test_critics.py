@@ -61,6 +61,37 @@ def test_a_fit_to_what_is_not_finite_says_so(ridge):
         ridge_least_squares(np.eye(2), np.array([1.0, np.inf]), ridge)
 
 
+@pytest.mark.equation("1.14")
+@given(st.integers(1, 6), st.integers(1, 9), seeds, st.sampled_from([1e-3, 1.0, 1e3]))
+def test_a_fit_with_a_centre_minimises_the_squares_and_the_distance_from_it(d, rows, seed, ridge):
+    rng = np.random.default_rng(seed)
+    x, y, centre = rng.normal(size=(rows, d)), rng.normal(size=rows), rng.normal(size=d)
+    w = ridge_least_squares(x, y, ridge, centre)
+    gradient = x.T @ (x @ w - y) + ridge * (w - centre)
+    assert np.abs(gradient).max() <= 1e-9 * (1 + ridge)
+    closest = ridge_least_squares(x, y, 0.0, centre)  # of all best fits the one nearest to the centre
+    assert np.allclose(closest, centre + np.linalg.pinv(x, rcond=1e-12) @ (y - x @ centre), rtol=1e-6, atol=1e-9)
+    assert np.allclose(ridge_least_squares(x, y, ridge, np.zeros(d)), ridge_least_squares(x, y, ridge))
+
+
+def test_what_a_batch_does_not_say_a_fit_from_the_last_weights_keeps():
+    v = LinearValue(OneHot(3))
+    w = v.fit(np.array([1.0, 2.0, 3.0]), v.features(np.array([0, 0])), np.array([5.0, 7.0]), 2.0)
+    np.testing.assert_allclose(w, [(12 + 2 * 1) / 4, 2, 3], rtol=1e-14)
+
+
+def test_errors_of_a_fit_name_the_argument():
+    x, y = np.array([[1.0, 1.0], [1.0, 1.0]]), np.ones(2)
+    with pytest.raises(ValueError, match=r"x and y must have shapes \(B, d\) and \(B,\)"):
+        ridge_least_squares(x, np.ones(3), 1.0)
+    with pytest.raises(ValueError, match="ridge must be a number of at least 0, got -1"):
+        ridge_least_squares(x, y, -1)
+    with pytest.raises(ValueError, match=r"centre must have shape \(2,\) to go with x, got \(3,\)"):
+        ridge_least_squares(x, y, 1.0, np.ones(3))
+    with pytest.raises(ValueError, match="ridge must be larger where features are dependent, or 0, got 1e-17"):
+        ridge_least_squares(x, y, 1e-17)
+
+
 def rows_of_data(seed: int, n: int, d: int):
     rng = np.random.default_rng(seed)
     return rng.normal(size=d), rng.normal(size=(n, d)), rng.normal(size=n)
