@@ -81,7 +81,7 @@ def test_what_a_batch_does_not_say_a_fit_from_the_last_weights_keeps():
 
 
 def test_errors_of_a_fit_name_the_argument():
-    x, y = np.array([[1.0, 1.0], [1.0, 1.0]]), np.ones(2)
+    x, y = np.ones((4, 2)), np.ones(4)
     with pytest.raises(ValueError, match=r"x and y must have shapes \(B, d\) and \(B,\)"):
         ridge_least_squares(x, np.ones(3), 1.0)
     with pytest.raises(ValueError, match="ridge must be a number of at least 0, got -1"):
