@@ -373,10 +373,13 @@ METHODS = ("value_matrix", "second_moment", "J", "gradient", "fisher")
 @given(rotations(INSIDE))
 def test_where_gamma_rho_squared_is_below_one_everything_is_finite_and_costs_are_costs(p):
     V, c = p.lqr.value_matrix(p.K, p.sigma)
-    assert np.linalg.eigvalsh(V + V.T)[0] > 0
     assert c > 0
     assert -np.inf < p.lqr.J(p.K, p.sigma) < 0
-    assert np.linalg.eigvalsh(p.lqr.second_moment(p.K, p.sigma))[0] > 0
+    for matrix in (V, p.lqr.second_moment(p.K, p.sigma)):
+        eigenvalues = np.linalg.eigvalsh(matrix + matrix.T)
+        # The linear system has a condition number of up to 1e9, so that much of ε is lost on the small ones.
+        assert eigenvalues[0] > -1e-5 * eigenvalues[-1]
+        assert eigenvalues[-1] > 0
     for name in METHODS[3:]:
         assert np.isfinite(getattr(p.lqr, name)(p.K, p.sigma)).all()
 
