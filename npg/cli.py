@@ -169,8 +169,9 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _equations(args: argparse.Namespace) -> int:
+    entries = equations.equation_map()
     for chapter in equations.chapters():
-        print(f"{chapter.name}\n\n{equations.table(chapter)}\n")
+        print(f"{chapter.name}\n\n{equations.table(chapter, entries)}\n")
     return 0
 
 

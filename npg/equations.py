@@ -110,9 +110,8 @@ def equation_map() -> dict[str, Entry]:
     return entries
 
 
-def table(chapter: Path) -> str:
-    """The Markdown table that ends a chapter: equation, functions, tests."""
-    entries = equation_map()
+def table(chapter: Path, entries: dict[str, Entry]) -> str:
+    """The Markdown table that ends a chapter: equation, functions, tests, from the ``equation_map``."""
     lines = ["| equation | function | test |", "|---|---|---|"]
     for tag in tags(chapter):
         functions, tests = (

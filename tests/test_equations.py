@@ -9,6 +9,12 @@ from npg import equations
 CHAPTERS = equations.chapters()
 
 
+@pytest.fixture(scope="module")
+def entries() -> dict[str, equations.Entry]:
+    """The map of all equations."""
+    return equations.equation_map()
+
+
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda c: c.name)
 def test_tags_are_unique_and_consecutive(chapter):
     number = int(chapter.name[:2])
@@ -16,26 +22,23 @@ def test_tags_are_unique_and_consecutive(chapter):
     assert tags == [f"{number}.{k + 1}" for k in range(len(tags))]
 
 
-def test_every_equation_is_cited_where_it_is_implemented_and_covered_by_a_marked_test():
-    entries = equations.equation_map()
+def test_every_equation_is_cited_where_it_is_implemented_and_covered_by_a_marked_test(entries):
     assert [tag for tag, e in entries.items() if not e.functions] == []
     assert [tag for tag, e in entries.items() if not e.tests] == []
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda c: c.name)
-def test_the_table_that_ends_a_chapter_is_true(chapter):
-    assert chapter.read_text(encoding="utf-8").rstrip().endswith(equations.table(chapter))
+def test_the_table_that_ends_a_chapter_is_true(chapter, entries):
+    assert chapter.read_text(encoding="utf-8").rstrip().endswith(equations.table(chapter, entries))
 
 
-def test_every_reference_between_chapters_names_an_equation():
-    entries = equations.equation_map()
+def test_every_reference_between_chapters_names_an_equation(entries):
     for page in (equations.ROOT / "derivations").glob("*.md"):
         for number in re.findall(r"\((\d+\.\d+)\)", page.read_text(encoding="utf-8")):
             assert number in entries, f"{page.name} refers to ({number})"
 
 
-def test_every_citation_in_code_and_tests_names_an_equation():
-    entries = equations.equation_map()
+def test_every_citation_in_code_and_tests_names_an_equation(entries):
     for folder in ("npg", "tests", "examples"):
         for path in (equations.ROOT / folder).rglob("*.py"):
             if path.name != "test_equations.py":
