@@ -424,7 +424,7 @@ def test_a_radius_of_zero_is_no_step_and_the_arguments_stay_as_they_were():
 
 @pytest.mark.equation("9.6", "9.7")
 @given(S.instances(), st.floats(1e-4, 2.0))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_natural_step_has_its_radius_to_second_order_and_at_most_twice_as_much_in_truth(instance, delta):
     policy, theta, x, rng = instance.policy, instance.theta, instance.x, np.random.default_rng(0)
     u = rng.normal(size=policy.n_params)

@@ -20,7 +20,7 @@ from npg.policies import Policy
 from npg.solvers import backtracking_line_search, cholesky_solve, conjugate_gradient
 from npg.surrogates import Surrogate
 
-MANY = settings(max_examples=200, deadline=None)
+MANY = settings(max_examples=100)
 EPS = np.finfo(float).eps
 NEVER = 1e-300  # a tolerance that is not met before max_iter
 
