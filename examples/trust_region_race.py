@@ -7,7 +7,7 @@ trials for each method: another tuning may change the order. On CartPole, with f
 over REINFORCE with a baseline; on Pendulum, with 200 features of very different effect, much is. TRPO, NPG and dual
 descent use whole batches, and PPO goes over each several times, so their first points come late.
 
-    python examples/trust_region_race.py [--runs 10]      writes trust_region_race.png; about 10 minutes on one core
+    python examples/trust_region_race.py [--runs 10]      writes trust_region_race.png; about 12 minutes on one core
 """
 
 from actor_critic_race import draw, race
