@@ -7,8 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from ._state import Stateful
-from ._typing import Array, Inputs
-from .policies import Policy
+from ._typing import Array
 
 EPS = float(np.finfo(float).eps)
 
@@ -107,21 +106,6 @@ def kl_step(u: Array, Fu: Array, delta: float) -> Array:
     u, Fu = u / scale, Fu / scale
     curvature = u @ Fu
     return np.zeros_like(u) if curvature <= len(u) * EPS * (u @ u) else np.sqrt(2 * delta / curvature) * u
-
-
-def natural_step(policy: Policy, theta: Array, x: Inputs, u: Array, delta: float, alpha: float) -> Array:
-    """θ + Δ with Δ of radius δ along u, ½ΔᵀFΔ = δ, Eq. (9.7), F of the rows x; with δ = 0, θ + αu, Eq. (9.6): (n,).
-
-    (9.7) is of second order. Near a deterministic policy, where that says little, Δ is halved until the mean divergence
-    KL(π_θ‖π_{θ+Δ}) is at most 2δ.
-    """
-    if delta == 0:
-        return theta + alpha * u
-    step = kl_step(u, policy.fisher_vector_product(theta, x, u), delta)
-    with np.errstate(over="ignore", invalid="ignore"):
-        while np.isfinite(step).all() and not policy.kl(theta, theta + step, x).mean() <= 2 * delta:
-            step = step / 2
-    return theta + step
 
 
 OPTIMIZERS: dict[str, type[Ascent]] = {"ascent": Ascent, "adam": Adam, "rmsprop": RMSProp}

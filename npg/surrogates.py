@@ -1,4 +1,4 @@
-"""The surrogate objectives of trust-region methods on a batch, and their gradients (derivations, chapter 11).
+"""The surrogate objectives of a batch with their gradients, and the natural step on it (derivations, chapters 9, 11).
 
 Rows i = 1, …, B hold a state, an action of the old policy and an estimate Â of its advantage. Every mean is over rows,
 so states count as often as they were visited.
@@ -15,6 +15,7 @@ import numpy as np
 from ._checks import is_number
 from ._typing import Array, Inputs, Rng
 from .features import rows
+from .optimizers import kl_step
 from .policies import Policy
 
 MAX_LOG_RATIO = 700.0
@@ -95,6 +96,21 @@ class Surrogate:
         """∇_θ D̄(θ_old, θ), Eq. (11.11): (n,)."""
         B = len(self.A)
         return self.policy.kl_grad(self.theta_old, theta, self.x, np.full(B, 1 / B))
+
+
+def natural_step(policy: Policy, theta: Array, x: Inputs, u: Array, delta: float, alpha: float) -> Array:
+    """θ + Δ with Δ of radius δ along u, ½ΔᵀFΔ = δ, Eq. (9.7), F of the rows x; with δ = 0, θ + αu, Eq. (9.6): (n,).
+
+    (9.7) is of second order. Near a deterministic policy, where that says little, Δ is halved until the mean divergence
+    KL(π_θ‖π_{θ+Δ}) is at most 2δ.
+    """
+    if delta == 0:
+        return theta + alpha * u
+    step = kl_step(u, policy.fisher_vector_product(theta, x, u), delta)
+    with np.errstate(over="ignore", invalid="ignore"):
+        while np.isfinite(step).all() and not policy.kl(theta, theta + step, x).mean() <= 2 * delta:
+            step = step / 2
+    return theta + step
 
 
 def _check_clip(epsilon: float) -> None:

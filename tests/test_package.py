@@ -126,8 +126,8 @@ def test_only_declared_packages_are_imported():
             assert tops <= declared, path
 
 
-LAYERS = ["_typing", "_state", "solvers", "distributions", "features", "models", "policies", "surrogates"]
-LAYERS += ["returns", "optimizers"]
+LAYERS = ["_typing", "_state", "solvers", "distributions", "features", "models", "policies"]
+LAYERS += ["returns", "optimizers", "surrogates"]
 LAYERS += ["rollout", "critics", "exact", "estimators", "envs", "gradcheck"]
 LAYERS += ["algorithms", "presets", "training", "plotting", "equations", "cli"]
 

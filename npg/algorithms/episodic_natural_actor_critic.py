@@ -17,8 +17,8 @@ import numpy as np
 from .._typing import Rng
 from ..critics import ridge_least_squares
 from ..features import rows
-from ..optimizers import natural_step
 from ..rollout import Episodes, Trajectories
+from ..surrogates import natural_step
 from .base import Agent, integer, number
 
 

@@ -17,8 +17,8 @@ import numpy as np
 from .._typing import Rng
 from ..critics import LinearValue, lstd
 from ..features import Features, rows
-from ..optimizers import natural_step
 from ..rollout import Steps, Trajectories
+from ..surrogates import natural_step
 from .base import Agent, features, integer, number
 
 

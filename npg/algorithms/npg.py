@@ -18,10 +18,10 @@ import numpy as np
 from .._typing import Array, Rng
 from ..critics import LinearValue
 from ..features import Features, rows
-from ..optimizers import natural_step
 from ..returns import gae
 from ..rollout import Steps, Trajectories
 from ..solvers import cholesky_solve, conjugate_gradient
+from ..surrogates import natural_step
 from .base import Agent, choice, features, integer, number
 
 DIRECT = 300
