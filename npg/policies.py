@@ -175,11 +175,20 @@ class Policy:
 
     def fisher_vector_product(self, theta: Array, x: Inputs, v: Array, w: Array | None = None) -> Array:
         """F(θ) v = Σ_i w_i J_iᵀ F_η (J_i v) without forming F, Eq. (3.11): (n,)."""
+        return self.fisher_operator(theta, x, w)(v)
+
+    def fisher_operator(self, theta: Array, x: Inputs, w: Array | None = None) -> Callable[[Array], Array]:
+        """v -> F(θ) v, Eq. (3.11), for several products at one θ: η is computed once, Eq. (10.15)."""
         eta = self.eta(theta, x)
-        if np.shape(v) != theta.shape:
-            raise ValueError(f"v must have shape {theta.shape}, got {np.shape(v)}")
-        u = self.distribution.fisher_product(eta, self.model.jvp(theta, x, v))
-        return self.model.vjp(theta, x, self._weights(eta, w) * u)
+        weights = self._weights(eta, w)
+
+        def product(v: Array) -> Array:
+            if np.shape(v) != theta.shape:
+                raise ValueError(f"v must have shape {theta.shape}, got {np.shape(v)}")
+            u = self.distribution.fisher_product(eta, self.model.jvp(theta, x, v))
+            return self.model.vjp(theta, x, weights * u)
+
+        return product
 
     def empirical_fisher(self, theta: Array, x: Inputs, a: Array, w: Array | None = None) -> Array:
         """Σ_i w_i ψ_i ψ_iᵀ of the scores ψ of sampled actions, w_i = 1/B by default, Eq. (9.18): (n, n).

@@ -325,6 +325,27 @@ def test_fisher_vector_product_is_the_fisher_matrix_times_the_vector(i, data):
     agree(i.policy.fisher_vector_product(i.theta, i.x, v, w), expected, 100 * size(i))
 
 
+@pytest.mark.equation("3.11", "10.15")
+@given(S.instances(), st.booleans())
+def test_products_of_one_operator_are_those_computed_one_by_one(i, weighted):
+    w, vs = np.abs(i.w) if weighted else None, np.cos(np.arange(3 * i.policy.n_params)).reshape(3, -1)
+    product = i.policy.fisher_operator(i.theta, i.x, w)
+    for v in vs:
+        np.testing.assert_array_equal(product(v), i.policy.fisher_vector_product(i.theta, i.x, v, w))
+    with pytest.raises(ValueError, match="v must have shape"):
+        product(vs)
+
+
+@pytest.mark.equation("10.15")
+def test_an_operator_computes_eta_once_for_all_its_products(monkeypatch):
+    policy, calls, eta = SoftmaxLinear(F.Constant(), 3), [], Policy.eta
+    monkeypatch.setattr(Policy, "eta", lambda *args: calls.append(args) or eta(*args))
+    product = policy.fisher_operator(np.zeros(3), np.ones((2, 1)))
+    for v in np.eye(3):
+        product(v)
+    assert len(calls) == 1
+
+
 @pytest.mark.equation("3.10", "3.11")
 @given(S.instances())
 def test_fisher_weights_are_one_over_the_batch_by_default(i):

@@ -15,16 +15,15 @@ from typing import ClassVar
 import numpy as np
 
 from .._typing import Rng
-from ..critics import LinearValue
-from ..features import Features, rows
+from ..features import rows
 from ..optimizers import OPTIMIZERS, clip_norm
 from ..returns import gae, n_step_returns, standardized
-from ..rollout import Steps, Trajectories
-from .base import Agent, choice, features, integer, number
+from ..rollout import Trajectories
+from .base import AdvantageAgent, choice, integer, number
 
 
 @dataclass
-class A2C(Agent):
+class A2C(AdvantageAgent):
     """Advantage actor–critic on T steps of N environments, with an entropy bonus, Eq. (8.12).
 
     Parameters
@@ -51,11 +50,8 @@ class A2C(Agent):
         Step sizes of θ and w.
     """
 
-    value_features: Features = features("polynomial")
-    gamma: float = number(0.99, 0, 1)
     n_steps: int = integer(16, 1)
     advantage: str = choice("gae", "n_step")
-    lam: float = number(0.95, 0, 1)
     n: int = integer(5, 1)
     beta: float = number(0.01, 0)
     clip: float = number(0.5, 0)
@@ -66,16 +62,9 @@ class A2C(Agent):
 
     learned: ClassVar[tuple[str, ...]] = ("theta", "w", "ascent", "ascent_w")
 
-    @property
-    def collect(self) -> Steps:
-        """T steps of each environment."""
-        return Steps(self.n_steps)
-
     def init(self, rng: Rng) -> None:
         """θ as the policy begins it, w = 0."""
         super().init(rng)
-        self.v = LinearValue(self.value_features)
-        self.w = np.zeros(self.v.n_params)
         self.ascent = OPTIMIZERS[self.optimizer](self.policy.n_params, self.alpha)
         self.ascent_w = OPTIMIZERS[self.optimizer](self.v.n_params, self.alpha_w)
 

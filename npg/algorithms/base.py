@@ -10,8 +10,10 @@ import numpy as np
 from .._checks import is_integer, is_number
 from .._state import Stateful
 from .._typing import Array, Inputs, Rng
-from ..features import Pair, describe
+from ..critics import LinearValue
+from ..features import Features, Pair, describe, rows
 from ..policies import Policy
+from ..returns import gae
 from ..rollout import Episodes, Steps, Trajectories
 
 
@@ -106,3 +108,33 @@ class Agent(Stateful, ABC):
                 value = getattr(self, f.name)
                 config[f.name] = describe(value) if "features" in f.metadata else value
         return config
+
+
+@dataclass
+class AdvantageAgent(Agent):
+    """Base of the methods that learn from T steps of N environments by advantages with a linear critic v̂(s; w)."""
+
+    value_features: Features = features("polynomial")
+    gamma: float = number(0.99, 0, 1)
+    n_steps: int = integer(128, 2)
+    lam: float = number(0.95, 0, 1)
+
+    learned: ClassVar[tuple[str, ...]] = ("theta", "w")
+
+    @property
+    def collect(self) -> Steps:
+        """T steps of each environment."""
+        return Steps(self.n_steps)
+
+    def init(self, rng: Rng) -> None:
+        """θ as the policy begins it, w = 0."""
+        super().init(rng)
+        self.v = LinearValue(self.value_features)
+        self.w = np.zeros(self.v.n_params)
+
+    def advantages(self, traj: Trajectories) -> tuple[Inputs, Array, Array, Array, Array]:
+        """Of the valid rows: x, the actions, the critic's features, v̂(S_t, w), and Â_t, Eq. (7.20)."""
+        valid, ends = traj.valid, (traj.terminated, traj.truncated)
+        x_v, v, v_next = self.v.on(self.w, traj)
+        A = gae(traj.rewards, v, v_next, *ends, self.gamma, self.lam)
+        return rows(traj.x, valid), traj.actions[valid], x_v, v[valid], A[valid]

@@ -16,17 +16,15 @@ from typing import ClassVar
 import numpy as np
 
 from .._typing import Rng
-from ..critics import LinearValue
-from ..features import Features, rows
 from ..optimizers import OPTIMIZERS
-from ..returns import gae, standardized
-from ..rollout import Steps, Trajectories
+from ..returns import standardized
+from ..rollout import Trajectories
 from ..surrogates import Surrogate
-from .base import Agent, choice, features, integer, number
+from .base import AdvantageAgent, choice, integer, number
 
 
 @dataclass
-class DualDescent(Agent):
+class DualDescent(AdvantageAgent):
     """The trust region by its Lagrangian, maximised incompletely, and its multiplier, Eqs. (11.13), (11.14).
 
     Parameters
@@ -55,10 +53,6 @@ class DualDescent(Agent):
         Step sizes of θ and μ.
     """
 
-    value_features: Features = features("polynomial")
-    gamma: float = number(0.99, 0, 1)
-    n_steps: int = integer(128, 2)
-    lam: float = number(0.95, 0, 1)
     ridge: float = number(1.0, 0)
     epsilon: float = number(0.01, 1e-12)
     dual_steps: int = integer(10, 1)
@@ -71,27 +65,18 @@ class DualDescent(Agent):
 
     learned: ClassVar[tuple[str, ...]] = ("theta", "w", "ascent", "multiplier")
 
-    @property
-    def collect(self) -> Steps:
-        """T steps of each environment."""
-        return Steps(self.n_steps)
-
     def init(self, rng: Rng) -> None:
         """θ as the policy begins it, w = 0."""
         super().init(rng)
-        self.v = LinearValue(self.value_features)
-        self.w = np.zeros(self.v.n_params)
         self.ascent = OPTIMIZERS[self.optimizer](self.policy.n_params, self.alpha)
         self.multiplier = np.array(self.mu, dtype=float)
 
     def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
         """One pass of the loop."""
-        valid, ends = traj.valid, (traj.terminated, traj.truncated)
-        x_v, v, v_next = self.v.on(self.w, traj)
-        A = gae(traj.rewards, v, v_next, *ends, self.gamma, self.lam)[valid]
-        G = A + v[valid]
+        x, a, x_v, v, A = self.advantages(traj)
+        G = A + v
         A = standardized(A, np.abs(v).max()) if self.normalize else A
-        L = Surrogate(self.policy, self.theta, rows(traj.x, valid), traj.actions[valid], A)
+        L = Surrogate(self.policy, self.theta, x, a, A)
 
         for _ in range(self.dual_steps):
             for _ in range(self.primal_steps):

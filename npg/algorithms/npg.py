@@ -11,25 +11,21 @@ Loop: take T steps in each of N environments following π_θ; then, with means o
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
-from .._typing import Array, Rng
-from ..critics import LinearValue
-from ..features import Features, rows
-from ..returns import gae
-from ..rollout import Steps, Trajectories
+from .._typing import Rng
+from ..rollout import Trajectories
 from ..solvers import cholesky_solve, conjugate_gradient
 from ..surrogates import natural_step
-from .base import Agent, choice, features, integer, number
+from .base import AdvantageAgent, choice, integer, number
 
 DIRECT = 300
 """The most parameters for which ``solver="auto"`` makes and factors the matrix."""
 
 
 @dataclass
-class NPG(Agent):
+class NPG(AdvantageAgent):
     """Natural policy gradient with the exact Fisher matrix, by Cholesky or conjugate gradient, Eqs. (9.6), (9.7).
 
     Parameters
@@ -63,10 +59,6 @@ class NPG(Agent):
         Its relative tolerance.
     """
 
-    value_features: Features = features("polynomial")
-    gamma: float = number(0.99, 0, 1)
-    n_steps: int = integer(128, 2)
-    lam: float = number(0.95, 0, 1)
     ridge: float = number(1.0, 0)
     delta: float = number(0.01, 0)
     alpha: float = number(0.1, 0)
@@ -76,8 +68,6 @@ class NPG(Agent):
     cg_iterations: int = integer(50, 1)
     cg_tol: float = number(1e-8, 1e-15)
 
-    learned: ClassVar[tuple[str, ...]] = ("theta", "w")
-
     def __post_init__(self) -> None:
         super().__post_init__()
         small = self.solver == "auto" and self.policy.n_params <= DIRECT
@@ -85,38 +75,20 @@ class NPG(Agent):
         if self._direct and self.damping == 0:
             raise ValueError("damping must be positive where the matrix is factored, got 0: take solver='cg'")
 
-    @property
-    def collect(self) -> Steps:
-        """T steps of each environment."""
-        return Steps(self.n_steps)
-
-    def init(self, rng: Rng) -> None:
-        """θ as the policy begins it, w = 0."""
-        super().init(rng)
-        self.v = LinearValue(self.value_features)
-        self.w = np.zeros(self.v.n_params)
-
     def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
         """One pass of the loop."""
-        valid, ends = traj.valid, (traj.terminated, traj.truncated)
-        x, a = rows(traj.x, valid), traj.actions[valid]
-        x_v, v, v_next = self.v.on(self.w, traj)
-        A = gae(traj.rewards, v, v_next, *ends, self.gamma, self.lam)[valid]
+        x, a, x_v, v, A = self.advantages(traj)
 
         theta, policy, kappa = self.theta, self.policy, self.damping
-
-        def F(v: Array) -> Array:
-            return policy.fisher_vector_product(theta, x, v)
-
         g = policy.weighted_score(theta, x, a, A / len(A))
         if self._direct:
             matrix = policy.fisher(theta, x) if self.fisher == "exact" else policy.empirical_fisher(theta, x, a)
             u = cholesky_solve(matrix + kappa * np.eye(len(g)), g)
         else:
-            m, tol = self.cg_iterations, self.cg_tol
+            F, m, tol = policy.fisher_operator(theta, x), self.cg_iterations, self.cg_tol
             u = conjugate_gradient(lambda v: F(v) + kappa * v, g, max_iter=m, tol=tol).x
         self.theta = natural_step(policy, theta, x, u, self.delta, self.alpha)
-        self.w = self.v.fit(self.w, x_v, A + v[valid], self.ridge)
+        self.w = self.v.fit(self.w, x_v, A + v, self.ridge)
         return {
             "gradient_norm": float(np.linalg.norm(g)),
             "kl": float(policy.kl(theta, self.theta, x).mean()),

@@ -16,17 +16,17 @@ from typing import ClassVar
 import numpy as np
 
 from .._typing import Rng
-from ..critics import LinearValue, clipped_error
-from ..features import Features, rows
+from ..critics import clipped_error
+from ..features import rows
 from ..optimizers import OPTIMIZERS, clip_norm
-from ..returns import gae, standardized
-from ..rollout import Steps, Trajectories
+from ..returns import standardized
+from ..rollout import Trajectories
 from ..surrogates import Surrogate, minibatches
-from .base import Agent, choice, features, integer, number
+from .base import AdvantageAgent, choice, integer, number
 
 
 @dataclass
-class PPOClip(Agent):
+class PPOClip(AdvantageAgent):
     """Proximal policy optimisation with clipped ratios, Eqs. (11.7)–(11.10).
 
     Parameters
@@ -61,10 +61,6 @@ class PPOClip(Agent):
         Step sizes of θ and w.
     """
 
-    value_features: Features = features("polynomial")
-    gamma: float = number(0.99, 0, 1)
-    n_steps: int = integer(128, 2)
-    lam: float = number(0.95, 0, 1)
     epochs: int = integer(10, 1)
     minibatch: int = integer(256, 1)
     epsilon: float = number(0.2, 1e-12)
@@ -79,36 +75,26 @@ class PPOClip(Agent):
 
     learned: ClassVar[tuple[str, ...]] = ("theta", "w", "ascent", "ascent_w")
 
-    @property
-    def collect(self) -> Steps:
-        """T steps of each environment."""
-        return Steps(self.n_steps)
-
     def init(self, rng: Rng) -> None:
         """θ as the policy begins it, w = 0."""
         super().init(rng)
-        self.v = LinearValue(self.value_features)
-        self.w = np.zeros(self.v.n_params)
         self.ascent = OPTIMIZERS[self.optimizer](self.policy.n_params, self.alpha)
         self.ascent_w = OPTIMIZERS[self.optimizer](self.v.n_params, self.alpha_w)
 
     def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
         """One pass of the loop."""
-        valid, ends = traj.valid, (traj.terminated, traj.truncated)
-        x_v, v, v_next = self.v.on(self.w, traj)
-        A = gae(traj.rewards, v, v_next, *ends, self.gamma, self.lam)[valid]
-        v_old = v[valid]
+        x, a, x_v, v_old, A = self.advantages(traj)
         G = A + v_old
         A = standardized(A, np.abs(v_old).max()) if self.normalize else A
-        L = Surrogate(self.policy, self.theta, rows(traj.x, valid), traj.actions[valid], A)
+        L = Surrogate(self.policy, self.theta, x, a, A)
         c = self.clip or np.inf
 
         epochs, kl = 0, 0.0
         while epochs < self.epochs and kl <= (self.target_kl or np.inf):
             for part in minibatches(rng, len(A), self.minibatch):
-                M = len(part)
-                g = L[part].gradient(self.theta, self.epsilon)
-                g = g + self.beta * self.policy.entropy_grad(self.theta, rows(L.x, part), np.full(M, 1 / M))
+                M, L_part = len(part), L[part]
+                g = L_part.gradient(self.theta, self.epsilon)
+                g = g + self.beta * self.policy.entropy_grad(self.theta, L_part.x, np.full(M, 1 / M))
                 x_part = rows(x_v, part)
                 error = clipped_error(self.v.model.forward(self.w, x_part)[:, 0], v_old[part], G[part], self.value_clip)
                 g_w = self.v.model.vjp(self.w, x_part, error[:, None] / M)

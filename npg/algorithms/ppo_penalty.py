@@ -17,20 +17,18 @@ from typing import ClassVar
 import numpy as np
 
 from .._typing import Rng
-from ..critics import LinearValue
-from ..features import Features, rows
 from ..optimizers import OPTIMIZERS
-from ..returns import gae, standardized
-from ..rollout import Steps, Trajectories
+from ..returns import standardized
+from ..rollout import Trajectories
 from ..surrogates import Surrogate, minibatches
-from .base import Agent, choice, features, integer, number
+from .base import AdvantageAgent, choice, integer, number
 
 LEAST_BETA, MOST_BETA = 1e-6, 1e6
 """β stays between these: batches without a gradient would halve it to 0, from where doubling leads nowhere."""
 
 
 @dataclass
-class PPOPenalty(Agent):
+class PPOPenalty(AdvantageAgent):
     """Proximal policy optimisation with an adaptive penalty, Eqs. (11.11), (11.12).
 
     Parameters
@@ -61,10 +59,6 @@ class PPOPenalty(Agent):
         Step size α.
     """
 
-    value_features: Features = features("polynomial")
-    gamma: float = number(0.99, 0, 1)
-    n_steps: int = integer(128, 2)
-    lam: float = number(0.95, 0, 1)
     ridge: float = number(1.0, 0)
     epochs: int = integer(10, 1)
     minibatch: int = integer(256, 1)
@@ -76,27 +70,18 @@ class PPOPenalty(Agent):
 
     learned: ClassVar[tuple[str, ...]] = ("theta", "w", "ascent", "penalty")
 
-    @property
-    def collect(self) -> Steps:
-        """T steps of each environment."""
-        return Steps(self.n_steps)
-
     def init(self, rng: Rng) -> None:
         """θ as the policy begins it, w = 0."""
         super().init(rng)
-        self.v = LinearValue(self.value_features)
-        self.w = np.zeros(self.v.n_params)
         self.ascent = OPTIMIZERS[self.optimizer](self.policy.n_params, self.alpha)
         self.penalty = np.array(self.beta, dtype=float)
 
     def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
         """One pass of the loop."""
-        valid, ends = traj.valid, (traj.terminated, traj.truncated)
-        x_v, v, v_next = self.v.on(self.w, traj)
-        A = gae(traj.rewards, v, v_next, *ends, self.gamma, self.lam)[valid]
-        G = A + v[valid]
+        x, a, x_v, v, A = self.advantages(traj)
+        G = A + v
         A = standardized(A, np.abs(v).max()) if self.normalize else A
-        L, beta = Surrogate(self.policy, self.theta, rows(traj.x, valid), traj.actions[valid], A), self.penalty
+        L, beta = Surrogate(self.policy, self.theta, x, a, A), self.penalty
 
         for _ in range(self.epochs):
             for part in minibatches(rng, len(A), self.minibatch):

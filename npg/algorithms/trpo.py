@@ -11,23 +11,19 @@ Loop: take T steps in each of N environments following π_θ; then, with means o
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
-from .._typing import Array, Rng
-from ..critics import LinearValue
-from ..features import Features, rows
+from .._typing import Rng
 from ..optimizers import kl_step
-from ..returns import gae
-from ..rollout import Steps, Trajectories
+from ..rollout import Trajectories
 from ..solvers import backtracking_line_search, conjugate_gradient
 from ..surrogates import Surrogate
-from .base import Agent, features, integer, number
+from .base import AdvantageAgent, integer, number
 
 
 @dataclass
-class TRPO(Agent):
+class TRPO(AdvantageAgent):
     """Trust region policy optimisation with the exact Fisher matrix, Eqs. (11.3)–(11.5).
 
     Parameters
@@ -57,10 +53,6 @@ class TRPO(Agent):
         Its largest j; after that θ stays as it is.
     """
 
-    value_features: Features = features("polynomial")
-    gamma: float = number(0.99, 0, 1)
-    n_steps: int = integer(128, 2)
-    lam: float = number(0.95, 0, 1)
     ridge: float = number(1.0, 0)
     delta: float = number(0.01, 1e-12)
     damping: float = number(1e-4, 0)
@@ -70,32 +62,12 @@ class TRPO(Agent):
     shrink: float = number(0.5, 0.001, 0.999)
     max_backtracks: int = integer(10, 0)
 
-    learned: ClassVar[tuple[str, ...]] = ("theta", "w")
-
-    @property
-    def collect(self) -> Steps:
-        """T steps of each environment."""
-        return Steps(self.n_steps)
-
-    def init(self, rng: Rng) -> None:
-        """θ as the policy begins it, w = 0."""
-        super().init(rng)
-        self.v = LinearValue(self.value_features)
-        self.w = np.zeros(self.v.n_params)
-
     def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
         """One pass of the loop."""
-        valid, ends = traj.valid, (traj.terminated, traj.truncated)
-        x, a = rows(traj.x, valid), traj.actions[valid]
-        x_v, v, v_next = self.v.on(self.w, traj)
-        A = gae(traj.rewards, v, v_next, *ends, self.gamma, self.lam)[valid]
+        x, a, x_v, v, A = self.advantages(traj)
 
         theta, L = self.theta, Surrogate(self.policy, self.theta, x, a, A)
-
-        def F(v: Array) -> Array:
-            return self.policy.fisher_vector_product(theta, x, v)
-
-        g = L.gradient(theta)
+        g, F = L.gradient(theta), self.policy.fisher_operator(theta, x)
         kappa, m, tol = self.damping, self.cg_iterations, self.cg_tol
         cg = conjugate_gradient(lambda v: F(v) + kappa * v, g, max_iter=m, tol=tol)
         step = kl_step(cg.x, F(cg.x), self.delta)
@@ -111,7 +83,7 @@ class TRPO(Agent):
             max_backtracks=self.max_backtracks,
         )
         self.theta = found.x
-        self.w = self.v.fit(self.w, x_v, A + v[valid], self.ridge)
+        self.w = self.v.fit(self.w, x_v, A + v, self.ridge)
         return {
             "gradient_norm": float(np.linalg.norm(g)),
             "kl": found.constraint,
