@@ -26,7 +26,7 @@ from scipy.stats import t
 from tqdm import tqdm
 
 import npg
-from npg.rollout import Collector
+from npg.lab.collect import Collector
 
 SCALE = {"scale": [2.4, 3.0, 0.21, 3.0]}  # half-widths; the policy is affine in the observation, the critic quadratic
 CORRIDOR = {"features": "constant", "gamma": 1.0}

@@ -13,7 +13,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import npg
-from npg.envs import garnet
 from npg.estimators import (
     action_baseline,
     all_actions,
@@ -25,6 +24,7 @@ from npg.estimators import (
 )
 from npg.exact import enumerate_trajectories
 from npg.features import OneHot
+from npg.problems import garnet
 
 HORIZON = 5
 

@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 
 import npg
 from npg import estimators as E
-from npg.envs import garnet
 from npg.exact import enumerate_trajectories
 from npg.features import OneHot
+from npg.problems import garnet
 from npg.returns import discounted_returns
 
 HORIZON = 4

@@ -10,8 +10,9 @@ from collections.abc import Callable
 import numpy as np
 
 import npg
-from npg.envs import TabularVectorEnv, four_rooms, garnet
+from npg.envs import TabularVectorEnv
 from npg.features import OneHot
+from npg.problems import four_rooms, garnet
 
 ENVS, STEPS = 1024, 500
 

@@ -18,11 +18,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import npg
-from npg.envs import garnet
 from npg.exact import TabularMDP, enumerate_trajectories
 from npg.features import OneHot
+from npg.problems import garnet
 from npg.returns import gae
-from npg.rollout import Trajectories
+from npg.trajectories import Trajectories
 
 STEPS = 6
 LAM = np.linspace(0, 1, 51)

@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 from scipy.integrate import solve_ivp
 
 import npg
-from npg.envs import two_state
 from npg.features import OneHot
+from npg.problems import two_state
 
 MDP = two_state()  # its γ and ρ_0 play no part in the average reward
 POLICY = npg.SoftmaxLinear(OneHot(2), 2)

@@ -21,7 +21,7 @@ import argparse
 import numpy as np
 from matplotlib.figure import Figure
 
-from npg.envs.lqr import LQR
+from npg.lqr import LQR
 from npg.optimizers import kl_step
 
 PROBLEM = LQR()

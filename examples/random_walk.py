@@ -21,11 +21,14 @@ from matplotlib.figure import Figure
 from scipy.stats import t
 from tqdm import tqdm
 
-from npg.critics import LinearValue, TDLambda
-from npg.envs import TabularEnv, random_walk
+from npg.envs import TabularEnv
 from npg.features import OneHot, rows
+from npg.lab.collect import Collector
+from npg.problems import random_walk
 from npg.returns import lambda_returns
-from npg.rollout import Collector, Episodes, Trajectories
+from npg.traces import TDLambda
+from npg.trajectories import Episodes, Trajectories
+from npg.values import LinearValue
 
 STATES, EPISODES = 19, 10
 LAM = np.array([0, 0.4, 0.8, 0.9, 0.95, 0.975, 0.99, 1])

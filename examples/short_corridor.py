@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 import npg
 from npg.algorithms import Reinforce
-from npg.envs import TabularEnv, short_corridor
+from npg.envs import TabularEnv
 from npg.features import Constant
-from npg.rollout import Collector
+from npg.lab.collect import Collector
+from npg.problems import short_corridor
 
 START = np.log([0.95, 0.05])  # logits of left and right
 WITHOUT = {f"REINFORCE, α = 2^{k}": {"baseline": "none", "alpha": 2.0**k} for k in (-12, -13, -14)}

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 
 import npg
-from npg.rollout import Collector
+from npg.lab.collect import Collector
 
 SIZES = {"scalar": 0, "8": 8, "64": 64, "512": 512}
 TILES = {"kind": "tile", "n_tilings": 11, "n_tiles": 10}

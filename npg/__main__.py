@@ -1,7 +1,8 @@
-"""``python -m npg``."""
+"""The console entry, also ``python -m npg``."""
 
 import sys
 
-from .cli import main
+from .lab.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 
 
-def is_number(value: Any) -> bool:
-    """Whether ``value`` is a finite real number, and no boolean."""
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and bool(np.isfinite(value))
+def is_number(value: Any, low: float = -np.inf, high: float = np.inf) -> bool:
+    """Whether ``value`` is a finite real number in [low, high], and no boolean."""
+    real = isinstance(value, int | float | np.number) and not isinstance(value, bool) and bool(np.isfinite(value))
+    return real and bool(low <= value <= high)
 
 
 def is_integer(value: Any, least: int) -> bool:
@@ -25,3 +26,21 @@ def positive(name: str, value: Any) -> None:
     """Raise ``ValueError`` unless ``value`` is a positive number."""
     if not (is_number(value) and value > 0):
         raise ValueError(f"{name} must be a positive number, got {value!r}")
+
+
+def non_negative(name: str, value: Any) -> None:
+    """Raise ``ValueError`` unless ``value`` is a number of at least 0."""
+    if not is_number(value, 0):
+        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+
+
+def unit_interval(name: str, value: Any) -> None:
+    """Raise ``ValueError`` unless ``value`` is a number in [0, 1]."""
+    if not is_number(value, 0, 1):
+        raise ValueError(f"{name} must lie in [0, 1], got {value!r}")
+
+
+def has_shape(name: str, array: Any, shape: tuple[int, ...], beside: str = "") -> None:
+    """Raise ``ValueError`` unless ``array`` has this shape, that of what it goes with, ``beside``."""
+    if np.shape(array) != shape:
+        raise ValueError(f"{name} must have shape {shape}{beside and f' to go with {beside}'}, got {np.shape(array)}")

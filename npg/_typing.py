@@ -1,6 +1,6 @@
-"""Type aliases shared by the package."""
+"""Type aliases and protocols shared by the package."""
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,3 +12,25 @@ Inputs = Array | tuple[Array, ...]
 """What features return and models take, one row per observation: opaque except for row indexing."""
 
 Rng = np.random.Generator
+
+
+@runtime_checkable
+class BoxSpace(Protocol):
+    """What is read of a space of real vectors, such as ``gymnasium.spaces.Box``."""
+
+    @property
+    def low(self) -> Any: ...
+    @property
+    def high(self) -> Any: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+@runtime_checkable
+class DiscreteSpace(Protocol):
+    """What is read of a space of the integers start, …, start + n − 1, such as ``gymnasium.spaces.Discrete``."""
+
+    @property
+    def n(self) -> Any: ...
+    @property
+    def start(self) -> Any: ...

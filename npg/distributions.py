@@ -8,13 +8,11 @@ B may be 0. All functions of η but ``sample`` and ``mode`` keep a complex dtype
 differentiate through them.
 """
 
-# mypy: disable-error-code="no-any-return"
-
 from dataclasses import dataclass
 
 import numpy as np
 
-from ._checks import at_least
+from ._checks import at_least, has_shape
 from ._typing import Array, Rng
 
 LOG_2PI = float(np.log(2 * np.pi))
@@ -67,8 +65,7 @@ class Categorical:
 
     def check_actions(self, a: Array, rows: int) -> None:
         """Raise ``ValueError`` unless ``a`` holds one action for each of ``rows`` rows."""
-        if a.shape != (rows,):
-            raise ValueError(f"a must have shape ({rows},) to go with x, got {a.shape}")
+        has_shape("a", a, (rows,), "x")
         if a.dtype.kind not in "iu" or (a.size and not 0 <= a.min() <= a.max() < self.n_actions):
             raise ValueError(f"a must hold integers from 0 to {self.n_actions - 1}, got {a}")
 
@@ -155,8 +152,7 @@ class DiagonalGaussian:
 
     def check_actions(self, a: Array, rows: int) -> None:
         """Raise ``ValueError`` unless ``a`` holds one action for each of ``rows`` rows."""
-        if a.shape != (rows, self.n_actions):
-            raise ValueError(f"a must have shape ({rows}, {self.n_actions}) to go with x, got {a.shape}")
+        has_shape("a", a, (rows, self.n_actions), "x")
 
     def log_prob(self, eta: Array, a: Array) -> Array:
         """log p(a; η) = Σ_j [−z_j²/2 − log σ_j − ½ log 2π], z = (a − μ)/σ, Eq. (2.10): (B,)."""

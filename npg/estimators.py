@@ -10,16 +10,13 @@ Shapes: T steps, N trajectories, each a column that begins at t = 0 and holds on
 ``psi`` (T, N, n) are the ``scores``, zero after the end, as are rewards; a ``baseline`` broadcasts to (T, N).
 """
 
-# mypy: disable-error-code="no-any-return"
-
 import numpy as np
 
-from ._checks import is_number
+from ._checks import has_shape, unit_interval
 from ._typing import Array
-from .features import rows
 from .policies import Policy
 from .returns import discounted_returns
-from .rollout import Trajectories
+from .trajectories import Trajectories
 
 
 def _on_valid(traj: Trajectories, values: Array, fill: float = 0.0) -> Array:
@@ -45,23 +42,17 @@ def scores(policy: Policy, theta: Array, traj: Trajectories) -> Array:
     ValueError
         Unless each column holds one episode from its first step.
     """
-    return _on_valid(traj, policy.score(theta, rows(traj.x, traj.valid), traj.actions[traj.valid]))
+    return _on_valid(traj, policy.score(theta, *traj.rows()))
 
 
 def _discount(traj: Trajectories, gamma: float) -> Array:
     """γ^t: (T, 1)."""
-    if not (is_number(gamma) and 0 <= gamma <= 1):
-        raise ValueError(f"gamma must lie in [0, 1], got {gamma!r}")
+    unit_interval("gamma", gamma)
     return gamma ** np.arange(len(traj.t))[:, None]
 
 
 def _returns(traj: Trajectories, gamma: float, ratios: Array | float = 1.0) -> Array:
     return discounted_returns(traj.rewards, traj.terminated, traj.truncated, gamma, ratios=ratios)
-
-
-def _check_ratios(ratios: Array, traj: Trajectories) -> None:
-    if np.shape(ratios) != traj.rewards.shape:
-        raise ValueError(f"ratios must have shape {traj.rewards.shape}, got {np.shape(ratios)}")
 
 
 def _check_scores(psi: Array, weights: Array) -> None:
@@ -192,7 +183,8 @@ def all_actions(policy: Policy, theta: Array, traj: Trajectories, gamma: float, 
     q : (T, N, A)
         A value for each action in each visited state.
     """
-    expected = _on_valid(traj, policy.all_actions(theta, rows(traj.x, traj.valid), q[traj.valid]))
+    x, _, q = traj.rows(q)
+    expected = _on_valid(traj, policy.all_actions(theta, x, q))
     return score_sums(expected, np.broadcast_to(_discount(traj, gamma), traj.valid.shape))
 
 
@@ -229,8 +221,8 @@ def importance_ratios(policy: Policy, theta: Array, traj: Trajectories, behaviou
     behaviour_log_prob : (T, N)
         log b(A_t|S_t); read on valid rows.
     """
-    log_prob = policy.log_prob(theta, rows(traj.x, traj.valid), traj.actions[traj.valid])
-    return _on_valid(traj, np.exp(log_prob - behaviour_log_prob[traj.valid]), fill=1.0)
+    x, a, log_b = traj.rows(behaviour_log_prob)
+    return _on_valid(traj, np.exp(policy.log_prob(theta, x, a) - log_b), fill=1.0)
 
 
 def importance_sampled(psi: Array, traj: Trajectories, gamma: float, ratios: Array) -> Array:
@@ -245,7 +237,7 @@ def importance_sampled(psi: Array, traj: Trajectories, gamma: float, ratios: Arr
     ratios : (T, N)
         ``importance_ratios``.
     """
-    _check_ratios(ratios, traj)
+    has_shape("ratios", ratios, traj.rewards.shape)
     return ratios.prod(axis=0)[:, None] * reward_to_go(psi, traj, gamma)
 
 
@@ -261,7 +253,7 @@ def first_order(psi: Array, traj: Trajectories, gamma: float, ratios: Array) -> 
     Its mean is the gradient of the surrogate, not of J; the bias, Eq. (6.22), vanishes with the difference of the
     policies.
     """
-    _check_ratios(ratios, traj)
+    has_shape("ratios", ratios, traj.rewards.shape)
     return score_sums(psi, _discount(traj, gamma) * ratios * _returns(traj, gamma))
 
 

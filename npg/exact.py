@@ -8,8 +8,6 @@ actions, n parameters; a policy is a matrix π (S, A), or an ``npg.Policy`` whos
 step works.
 """
 
-# mypy: disable-error-code="no-any-return"
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,12 +17,12 @@ import numpy as np
 from scipy import linalg, sparse
 from scipy.sparse import csgraph
 
-from ._checks import at_least, is_number
+from ._checks import at_least, has_shape, unit_interval
 from ._typing import Array, Inputs
 from .distributions import Categorical
 from .features import rows
 from .policies import Policy
-from .rollout import Trajectories
+from .trajectories import Trajectories
 
 ROW_SUM_TOLERANCE = 1e-9
 """How far the probabilities of a row may sum from one."""
@@ -39,8 +37,7 @@ def _probabilities(name: str, p: Array, shape: tuple[int, ...]) -> Array:
     if np.iscomplexobj(p):
         raise TypeError(f"{name} must be real: for a complex step give an npg.Policy and a complex theta")
     p = np.array(p, dtype=float)
-    if p.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {p.shape}")
+    has_shape(name, p, shape)
     if not (p >= 0).all():
         raise ValueError(f"{name} must hold probabilities of at least 0, got {p[~(p >= 0)][0]}")
     error = np.abs(p.sum(axis=-1) - 1)
@@ -119,8 +116,7 @@ class TabularMDP:
             raise ValueError(f"R must have shape {shape[:2]} or {shape} to go with P, got {R.shape}")
         if not np.isfinite(R).all():
             raise ValueError(f"R must be finite, got {R[~np.isfinite(R)][0]}")
-        if not (is_number(self.gamma) and 0 <= self.gamma <= 1):
-            raise ValueError(f"gamma must be a number in [0, 1], got {self.gamma!r}")
+        unit_interval("gamma", self.gamma)
         R.setflags(write=False)
         for name, value in (
             ("P", _probabilities("P", self.P, shape)),
@@ -257,8 +253,7 @@ class TabularMDP:
             Divide by the sum; with γ = 1, the episodic on-policy distribution (Sutton & Barto 2018, p. 199).
         """
         gamma = self.gamma if gamma is None else gamma
-        if not (is_number(gamma) and 0 <= gamma <= 1):
-            raise ValueError(f"gamma must be a number in [0, 1], got {gamma!r}")
+        unit_interval("gamma", gamma)
         pi = self.policy_matrix(policy, theta)
         d = self._solve(self._system(pi, gamma), self.rho0, transposed=True)
         d[~_reached(self._chain(pi) != 0, self.rho0 > 0) | (d.real < 0)] = 0  # there d is rounding
@@ -388,8 +383,7 @@ class TabularMDP:
             raise ValueError(f"x must have shape ({self.n_states}, d), a row for each state, got {x.shape}")
         if not np.isfinite(x).all():
             raise ValueError(f"x must be finite, got {x[~np.isfinite(x)][0]}")
-        if not (is_number(lam) and 0 <= lam <= 1):
-            raise ValueError(f"lam must lie in [0, 1], got {lam!r}")
+        unit_interval("lam", lam)
         pi = self.policy_matrix(policy, theta)
         chain = self._chain(pi)
         d = self.visitation(policy, theta, gamma=1) if self.terminal.any() else self._stationary(chain)

@@ -4,11 +4,10 @@ Every feature object is called with a batch of observations, one row each, and r
 each: a float array (B, d), or, for ``OneHot`` and ``TileCoding``, an integer array (B, K) holding the indices of the
 K active features. ``n_features`` is d.
 
-The features of a ``Box`` are functions of the observation scaled by the Box's bounds. An unbounded Box needs an
-explicit ``scale``, because a guess would silently decide what the features can tell apart.
+A space is anything with the attributes of Gymnasium's ``Box`` (low, high, shape) or ``Discrete`` (n, start), or a
+number of components or states. The features of a box are functions of the observation scaled by its bounds. Where it
+has none an explicit ``scale`` is needed, because a guess would silently decide what the features can tell apart.
 """
-
-# mypy: disable-error-code="no-any-return"
 
 import math
 from dataclasses import dataclass, field, fields
@@ -17,10 +16,9 @@ from itertools import combinations_with_replacement, product
 from typing import Any, ClassVar
 
 import numpy as np
-from gymnasium import spaces
 
-from ._checks import at_least, positive
-from ._typing import Array, Inputs
+from ._checks import at_least, is_integer, positive
+from ._typing import Array, BoxSpace, DiscreteSpace, Inputs
 
 MAX_FEATURES = 100_000
 
@@ -50,29 +48,36 @@ class OneHot:
     ----------
     space : gymnasium.spaces.Discrete or int
         The observation space, or its number of states.
+
+    Attributes
+    ----------
+    n_features : int
+        Number of states.
+    start : int
+        The first of them.
     """
 
-    space: spaces.Discrete | int
+    space: DiscreteSpace | int = field(compare=False)
+    n_features: int = field(init=False, repr=False)
+    start: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.space, int):
-            object.__setattr__(self, "space", spaces.Discrete(self.space))
-        if not isinstance(self.space, spaces.Discrete):
-            raise TypeError(f"OneHot needs a Discrete observation space, got {self.space}")
-
-    @property
-    def n_features(self) -> int:
-        """Number of states."""
-        return int(self.space.n)  # type: ignore[union-attr]
+        space = self.space
+        if not (isinstance(space, DiscreteSpace) or is_integer(space, 1)):
+            raise TypeError(f"OneHot needs a Discrete observation space or a number of states, got {space}")
+        n, start = (space.n, space.start) if isinstance(space, DiscreteSpace) else (space, 0)
+        object.__setattr__(self, "n_features", int(n))
+        object.__setattr__(self, "start", int(start))
 
     def __call__(self, obs: Array) -> Array:
         """Index of the active feature: (B,) integers -> (B, 1) integers."""
         obs = np.asarray(obs)
         if obs.ndim != 1 or obs.dtype.kind not in "iu":
             raise ValueError(f"observations must be integers of shape (B,), got {obs.dtype} of shape {obs.shape}")
-        x = obs[:, None].astype(np.int64) - int(self.space.start)  # type: ignore[union-attr]
+        x = obs[:, None].astype(np.int64) - self.start
         if x.size and not 0 <= x.min() <= x.max() < self.n_features:
-            raise ValueError(f"observations must lie in {self.space}, got {obs.min()} to {obs.max()}")
+            last = self.start + self.n_features - 1
+            raise ValueError(f"observations must be from {self.start} to {last}, got {obs.min()} to {obs.max()}")
         return x
 
 
@@ -80,7 +85,7 @@ class OneHot:
 class Constant:
     """The single feature 1: what a state-independent σ is linear in."""
 
-    space: spaces.Space[Any] | None = None
+    space: Any = field(default=None, compare=False)
     n_features = 1
 
     def __call__(self, obs: Array) -> Array:
@@ -94,20 +99,28 @@ class _BoxFeatures:
 
     Parameters
     ----------
-    space : gymnasium.spaces.Box
-        The observation space; observations of several axes are flattened.
+    space : gymnasium.spaces.Box or int
+        The observation space, or its number of components; observations of several axes are flattened.
     scale : float or sequence of float, optional
         Half-width of the range of each component: u = s / scale. Needed where a bound is infinite; where it is
         given it replaces the bounds. Observations outside the range are not clipped, except by ``TileCoding``.
     """
 
-    space: spaces.Box
+    space: BoxSpace | int = field(compare=False)
     scale: Any = field(default=None, kw_only=True)
+    shape: tuple[int, ...] = field(init=False, repr=False)
+    bounds: Any = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        name = type(self).__name__
-        if not isinstance(self.space, spaces.Box):
-            raise TypeError(f"{name} needs a Box observation space, got {self.space}")
+        name, space = type(self).__name__, self.space
+        if isinstance(space, BoxSpace):
+            shape, bounds = tuple(space.shape), (np.ravel(space.low), np.ravel(space.high))
+        elif is_integer(space, 1):
+            shape, bounds = (int(space),), (np.full(space, -np.inf), np.full(space, np.inf))
+        else:
+            raise TypeError(f"{name} needs a Box observation space or a number of components, got {space}")
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "bounds", tuple(map(tuple, bounds)) if self.scale is None else None)
         if self.scale is not None:
             try:
                 scale = np.asarray(self.scale, dtype=float)
@@ -117,8 +130,7 @@ class _BoxFeatures:
             if not (fits and (scale > 0).all() and np.isfinite(scale).all()):
                 raise ValueError(f"scale must be one positive number or {self.n_inputs} of them, got {self.scale!r}")
             object.__setattr__(self, "scale", tuple(scale.tolist()) if scale.ndim else float(scale))
-        elif not (np.abs(self._bounds) < np.finfo(np.float32).max).all():
-            unbounded = np.flatnonzero((np.abs(self._bounds) >= np.finfo(np.float32).max).any(axis=0))
+        elif (unbounded := np.flatnonzero((np.abs(bounds) >= np.finfo(np.float32).max).any(axis=0))).size:
             shown = ", ".join(map(str, unbounded[:5])) + (", …" if len(unbounded) > 5 else "")
             raise ValueError(
                 f"{name}: the observation space has infinite bounds (component {shown} of {self.n_inputs}); "
@@ -132,25 +144,19 @@ class _BoxFeatures:
     @cached_property
     def n_inputs(self) -> int:
         """Number of components of one observation."""
-        return math.prod(self.space.shape)
-
-    @property
-    def _bounds(self) -> Array:
-        return np.array([self.space.low.ravel(), self.space.high.ravel()], dtype=float)
+        return math.prod(self.shape)
 
     @cached_property
     def _centre_and_half_width(self) -> tuple[Array, Array]:
         if self.scale is not None:
             return np.zeros(self.n_inputs), np.broadcast_to(np.asarray(self.scale, float), self.n_inputs)
-        low, high = self._bounds
+        low, high = np.array(self.bounds, dtype=float)
         return (low + high) / 2, np.where(high > low, (high - low) / 2, 1.0)
 
     def _flat(self, obs: Array) -> Array:
         """(B, …) -> (B, n_inputs)."""
-        if obs.shape[1:] != self.space.shape:
-            raise ValueError(
-                f"observations must have shape (B, {', '.join(map(str, self.space.shape))}), got {obs.shape}"
-            )
+        if obs.shape[1:] != self.shape:
+            raise ValueError(f"observations must have shape (B, {', '.join(map(str, self.shape))}), got {obs.shape}")
         return obs.reshape(len(obs), self.n_inputs)
 
     def scaled(self, obs: Array) -> Array:
@@ -431,7 +437,7 @@ class TileCoding(_BoxFeatures):
         """
         K, q = int(self.n_tilings), self.n_inputs
         half_width = self._centre_and_half_width[1]
-        low = self._bounds[0] if self.scale is None else -half_width
+        low = np.array(self.bounds[0], dtype=float) if self.scale is None else -half_width
         most = np.array([K * n for n in self._n], dtype=float)
         # Five roundings lose less than this adds: a state on a boundary is in the tile above, as in exact arithmetic.
         per_unit = most / (2 * half_width) * (1 + 4 * np.finfo(float).eps)
@@ -514,12 +520,17 @@ KINDS: dict[str, type[Any]] = {
 }
 
 
-def default_kind(space: spaces.Space[Any], box: str = "affine") -> str:
+def default_kind(space: Any, box: str = "affine") -> str:
     """One-hot for a Discrete space, ``box`` for any other."""
-    return "onehot" if isinstance(space, spaces.Discrete) else box
+    return "onehot" if isinstance(space, DiscreteSpace) else box
 
 
-def make(spec: Any, space: spaces.Space[Any], scale: Any = None) -> Features:
+def _parameters(kind: Any) -> list[str]:
+    """What features of a kind take beside the space."""
+    return [f.name for f in fields(kind) if f.init and f.name != "space"]
+
+
+def make(spec: Any, space: Any, scale: Any = None) -> Features:
     """Features of ``space`` from their JSON-able description.
 
     Parameters
@@ -527,8 +538,8 @@ def make(spec: Any, space: spaces.Space[Any], scale: Any = None) -> Features:
     spec : str, dict or features
         A kind (``"fourier"``), a dict of the kind and its parameters (``{"kind": "fourier", "order": 5}``), or
         features that are already made.
-    space : gymnasium.Space
-        The observation space.
+    space : gymnasium.Space or int
+        The observation space, or its number of components or states.
     scale : float or sequence of float, optional
         For features of a Box whose description has no ``scale``.
 
@@ -544,7 +555,7 @@ def make(spec: Any, space: spaces.Space[Any], scale: Any = None) -> Features:
     if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"features must be one of {', '.join(KINDS)}, or a dict with such a kind, got {spec!r}")
     cls = KINDS[kind]
-    known = [f.name for f in fields(cls) if f.name != "space"]
+    known = _parameters(cls)
     for name in settings:
         if name not in known:
             raise ValueError(f"{kind} features take {', '.join(known) or 'no parameters'}, got {name!r}")
@@ -558,5 +569,4 @@ def describe(features: Features) -> dict[str, Any]:
     kind = next((name for name, cls in KINDS.items() if cls is type(features)), None)
     if kind is None:
         raise TypeError(f"a run directory can keep features of npg.features only, got {type(features).__name__}")
-    parameters = {f.name: getattr(features, f.name) for f in fields(features) if f.name != "space"}
-    return {"kind": kind} | {name: np.asarray(value).tolist() for name, value in parameters.items()}
+    return {"kind": kind} | {name: np.asarray(getattr(features, name)).tolist() for name in _parameters(features)}

@@ -7,8 +7,6 @@ always one flat vector, so that a line search or a finite difference is a call w
 Shapes: ``theta`` (n,); ``x`` as the features return it, B rows; ``eta`` and ``u`` (B, k); ``v`` (n,).
 """
 
-# mypy: disable-error-code="no-any-return"
-
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -80,7 +78,7 @@ class Linear:
         """J_i v = V x_i for each row, Eq. (3.2): (B, k)."""
         return self.forward(v, x)
 
-    def accumulate(self, z: Array, x: Inputs, u: Array) -> None:
+    def accumulate(self, theta: Array, z: Array, x: Inputs, u: Array) -> None:
         """z_i ← z_i + J_iᵀ u_i in place, row by row, for z (B, n): Eq. (3.2) without the sum, for traces."""
         x = self._single(x)
         if x.dtype.kind not in "iu":
@@ -147,14 +145,14 @@ class Parallel:
         """J_i v for each row, Eq. (3.2): (B, k)."""
         return self.forward(v, x)
 
-    def accumulate(self, z: Array, x: Inputs, u: Array) -> None:
+    def accumulate(self, theta: Array, z: Array, x: Inputs, u: Array) -> None:
         """z_i ← z_i + J_iᵀ u_i in place, block by block: Eq. (3.2) without the sum, for traces."""
         if x[0] is x[1]:
-            self._stacked.accumulate(z, x[0], u)
+            self._stacked.accumulate(theta, z, x[0], u)
             return
         n, k = self.first.n_params, self.first.n_outputs
-        self.first.accumulate(z[:, :n], x[0], u[:, :k])
-        self.second.accumulate(z[:, n:], x[1], u[:, k:])
+        self.first.accumulate(theta[:n], z[:, :n], x[0], u[:, :k])
+        self.second.accumulate(theta[n:], z[:, n:], x[1], u[:, k:])
 
     def jacobian(self, theta: Array, x: Inputs) -> Array:
         """Block-diagonal J for each row, Eq. (3.2), for reading and tests: (B, k, n)."""

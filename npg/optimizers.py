@@ -1,7 +1,5 @@
 """What to do with a gradient: plain ascent, Adam, RMSProp, and the length of a step. All of them maximise."""
 
-# mypy: disable-error-code="no-any-return"
-
 from typing import ClassVar
 
 import numpy as np
@@ -87,10 +85,10 @@ class RMSProp(Ascent):
         return theta + self.alpha * g / np.sqrt(self.v + self.epsilon)
 
 
-def clip_norm(g: Array, c: float) -> Array:
-    """g · min(1, c/‖g‖) for c > 0, Eq. (8.13): (n,)."""
+def clip_norm(g: Array, c: float | None) -> Array:
+    """g · min(1, c/‖g‖) for c > 0, Eq. (8.13), or g where c is None: (n,)."""
     scale = np.abs(g).max()
-    if not np.isfinite(scale) or scale == 0:
+    if c is None or not np.isfinite(scale) or scale == 0:
         return g
     norm = scale * np.linalg.norm(g / scale)  # the squares of a large g would overflow
     return g if norm <= c else g / scale * (c * scale / norm)

@@ -9,17 +9,15 @@ new policy is a call with another vector. Shapes: ``theta`` (n,); ``x`` what ``f
 observations; ``a`` as the distribution has it, one row each; ``w`` (B,) weights.
 """
 
-# mypy: disable-error-code="no-any-return"
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 
-from ._typing import Array, Inputs, Rng
+from ._checks import has_shape
+from ._typing import Array, BoxSpace, DiscreteSpace, Inputs, Rng
 from .distributions import Categorical, DiagonalGaussian, Distribution
 from .features import Constant, Features, Pair, default_kind, make
 from .models import Linear, Model, Parallel
@@ -65,8 +63,7 @@ class Policy:
 
     def eta(self, theta: Array, x: Inputs) -> Array:
         """Parameters η of the action distribution, Eq. (3.1): (B, k)."""
-        if theta.shape != (self.n_params,):
-            raise ValueError(f"theta must have shape ({self.n_params},), got {theta.shape}")
+        has_shape("theta", theta, (self.n_params,))
         return self.model.forward(theta, x)
 
     def sample(self, theta: Array, x: Inputs, rng: Rng) -> Array:
@@ -100,7 +97,7 @@ class Policy:
 
     def accumulate_score(self, z: Array, theta: Array, x: Inputs, a: Array, w: Array) -> None:
         """z_i ← z_i + w_i ∇θ log π_θ(a_i|s_i) in place, for the traces z (B, n) of online methods, Eq. (8.7)."""
-        self.model.accumulate(z, x, w[:, None] * self.distribution.score(self.eta(theta, x), a))
+        self.model.accumulate(theta, z, x, w[:, None] * self.distribution.score(self.eta(theta, x), a))
 
     def weighted_score(self, theta: Array, x: Inputs, a: Array, w: Array) -> Array:
         """Σ_i w_i ∇θ log π_θ(a_i|s_i), Eq. (3.4): (n,).
@@ -137,8 +134,7 @@ class Policy:
         """Σ_a q(s, a) ∇_η π(a|s) = F_η q, Eq. (4.10)."""
         if not isinstance(self.distribution, Categorical):
             raise TypeError(f"a sum over all actions needs discrete actions, got {self.distribution}")
-        if np.shape(q) != eta.shape:
-            raise ValueError(f"q must have shape {eta.shape} to go with x, got {np.shape(q)}")
+        has_shape("q", q, eta.shape, "x")
         return self.distribution.fisher_product(eta, q)
 
     def entropy(self, theta: Array, x: Inputs) -> Array:
@@ -183,8 +179,7 @@ class Policy:
         weights = self._weights(eta, w)
 
         def product(v: Array) -> Array:
-            if np.shape(v) != theta.shape:
-                raise ValueError(f"v must have shape {theta.shape}, got {np.shape(v)}")
+            has_shape("v", v, theta.shape)
             u = self.distribution.fisher_product(eta, self.model.jvp(theta, x, v))
             return self.model.vjp(theta, x, weights * u)
 
@@ -204,10 +199,8 @@ class Policy:
         """One weight a row, as a column."""
         if w is None:
             return np.full((len(eta), 1), 1 / max(len(eta), 1))
-        w = np.asarray(w)
-        if w.shape != (len(eta),):
-            raise ValueError(f"w must have shape ({len(eta)},) to go with x, got {w.shape}")
-        return w[:, None]
+        has_shape("w", w, (len(eta),), "x")
+        return np.asarray(w)[:, None]
 
 
 def SoftmaxLinear(features: Features, n_actions: int) -> Policy:
@@ -237,8 +230,8 @@ def GaussianLinear(mean_features: Features, scale_features: Features, n_actions:
 
 
 def make_policy(
-    observation_space: spaces.Space[Any],
-    action_space: spaces.Space[Any],
+    observation_space: Any,
+    action_space: Any,
     features: Features | None = None,
     scale_features: Features | None = None,
 ) -> Policy:
@@ -258,11 +251,11 @@ def make_policy(
     TypeError
         For any other space.
     """
-    if not isinstance(observation_space, spaces.Box | spaces.Discrete):
+    if not isinstance(observation_space, BoxSpace | DiscreteSpace):
         raise TypeError(f"observation space must be Box or Discrete, got {observation_space}")
     features = features or make(default_kind(observation_space), observation_space)
-    if isinstance(action_space, spaces.Discrete):
+    if isinstance(action_space, DiscreteSpace):
         return SoftmaxLinear(features, int(action_space.n))
-    if isinstance(action_space, spaces.Box):
+    if isinstance(action_space, BoxSpace):
         return GaussianLinear(features, scale_features or Constant(), int(np.prod(action_space.shape)))
     raise TypeError(f"action space must be Box or Discrete, got {action_space}")

@@ -8,18 +8,16 @@ The window of row t has the L_t rows from t up to the next that terminates, is t
 that are padding hold numbers without meaning. Pure functions of arrays.
 """
 
-# mypy: disable-error-code="no-any-return"
-
 import numpy as np
 
-from ._checks import at_least, is_number
+from ._checks import at_least, unit_interval
 from ._typing import Array
 
 
-def _check(gamma: float, lam: float = 1.0, **arrays: Array) -> None:
-    for name, value in (("gamma", gamma), ("lam", lam)):
-        if not (is_number(value) and 0 <= value <= 1):
-            raise ValueError(f"{name} must lie in [0, 1], got {value!r}")
+def check_segment(gamma: float, lam: float = 1.0, **arrays: Array) -> None:
+    """Raise ``ValueError`` or ``TypeError`` unless γ and λ lie in [0, 1], and arrays are (T, N), flags boolean."""
+    unit_interval("gamma", gamma)
+    unit_interval("lam", lam)
     shapes = {name: np.shape(array) for name, array in arrays.items()}
     if len(set(shapes.values())) != 1 or len(next(iter(shapes.values()))) != 2:
         raise ValueError(f"arrays must all have one shape (T, N), got {shapes}")
@@ -66,7 +64,9 @@ def discounted_returns(
     """
     rewards, terminated, truncated = map(np.asarray, (rewards, terminated, truncated))
     bootstrap, ratios = (np.full(rewards.shape, a) if np.ndim(a) == 0 else np.asarray(a) for a in (bootstrap, ratios))
-    _check(gamma, rewards=rewards, terminated=terminated, truncated=truncated, bootstrap=bootstrap, ratios=ratios)
+    check_segment(
+        gamma, rewards=rewards, terminated=terminated, truncated=truncated, bootstrap=bootstrap, ratios=ratios
+    )
     cut = truncated.copy()
     cut[-1:] = True
     discount = gamma * ~(terminated | cut)
@@ -160,7 +160,7 @@ def n_step_returns(
         For γ outside [0, 1], for n < 1, for shapes that differ, for flags that are not boolean.
     """
     rewards, next_values, terminated, truncated = map(np.asarray, (rewards, next_values, terminated, truncated))
-    _check(gamma, rewards=rewards, next_values=next_values, terminated=terminated, truncated=truncated)
+    check_segment(gamma, rewards=rewards, next_values=next_values, terminated=terminated, truncated=truncated)
     at_least("n", n, 1)
     successor = np.where(terminated, 0.0, next_values)
     inside = ~(terminated | truncated)[:-1]
@@ -202,7 +202,7 @@ def lambda_returns(
     ValueError, TypeError
         For γ or λ outside [0, 1], for shapes that differ, for flags that are not boolean.
     """
-    _check(gamma, lam, rewards=rewards, next_values=next_values, terminated=terminated, truncated=truncated)
+    check_segment(gamma, lam, rewards=rewards, next_values=next_values, terminated=terminated, truncated=truncated)
     successor = np.where(terminated, 0.0, next_values)
     # A return with the discount γλ, of the rewards R_{t+1} + γ(1 − λ) v̂(S_{t+1}).
     return discounted_returns(
@@ -248,7 +248,7 @@ def gae(
         For γ or λ outside [0, 1], for shapes that differ, for flags that are not boolean.
     """
     arrays = {"rewards": rewards, "values": values, "next_values": next_values}
-    _check(gamma, lam, **arrays, terminated=terminated, truncated=truncated)
+    check_segment(gamma, lam, **arrays, terminated=terminated, truncated=truncated)
     delta = rewards + gamma * np.where(terminated, 0.0, next_values) - values
     return discounted_returns(delta, terminated, truncated, gamma * lam)
 
@@ -278,7 +278,7 @@ def weighted_advantages(
     (T, N)
     """
     arrays = {"rewards": rewards, "values": values, "next_values": next_values}
-    _check(gamma, lam, **arrays, terminated=terminated, truncated=truncated)
+    check_segment(gamma, lam, **arrays, terminated=terminated, truncated=truncated)
     L = discounted_returns(np.ones(np.shape(rewards)), terminated, truncated, 1.0)
     advantages = np.zeros(L.shape)
     for n in range(1, len(L) + 1):
@@ -287,12 +287,16 @@ def weighted_advantages(
     return advantages
 
 
-def standardized(A: Array, scale: float) -> Array:
-    """(Â − mean) / std over the batch, Eq. (11.15); 0 where the deviation is rounding of Â or of values.
+def normalized_advantages(A: Array, how: str | None, scale: float) -> Array:
+    """Â / std over the batch, or (Â − mean) / std, Eq. (11.15), unless the deviation is rounding.
+
+    Where it is rounding of Â or of ``scale``, Â stays as it is in the first case, and is 0 in the second.
 
     Parameters
     ----------
     A : (B,)
+    how : {None, "scale", "standardize"}
+        None leaves Â as it is.
     scale : float
         The largest magnitude of what Â is a difference of.
 
@@ -300,5 +304,9 @@ def standardized(A: Array, scale: float) -> Array:
     -------
     (B,)
     """
-    spread = A.std()
-    return np.zeros(len(A)) if spread <= 1e-9 * max(np.abs(A).max(), scale) else (A - A.mean()) / spread
+    if how is None:
+        return A
+    spread, centre = A.std(), A.mean() if how == "standardize" else 0.0
+    if spread <= 1e-9 * max(np.abs(A).max(), scale):
+        return np.zeros(len(A)) if how == "standardize" else A
+    return (A - centre) / spread

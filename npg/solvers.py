@@ -3,15 +3,13 @@
 The first and the last take closures, so that neither a matrix nor a policy need be known here. Shapes: vectors (n,).
 """
 
-# mypy: disable-error-code="no-any-return"
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import linalg
 
-from ._checks import at_least, is_number, positive
+from ._checks import at_least, has_shape, is_number, positive
 from ._typing import Array
 
 EPS = float(np.finfo(float).eps)
@@ -235,8 +233,7 @@ def backtracking_line_search(
             raise ValueError(f"{name} must lie in (0, 1), got {value!r}")
     if not (is_number(radius) and radius >= 0):
         raise ValueError(f"radius must be a number of at least 0, got {radius!r}")
-    if np.shape(step) != np.shape(x):
-        raise ValueError(f"step must have shape {np.shape(x)}, that of x, got {np.shape(step)}")
+    has_shape("step", step, np.shape(x), "x")
     at_least("max_backtracks", max_backtracks, 0)
     before, fraction = f(x), 1.0
     if slope > 0:

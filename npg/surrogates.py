@@ -4,8 +4,6 @@ Rows i = 1, …, B hold a state, an action of the old policy and an estimate Â 
 so states count as often as they were visited.
 """
 
-# mypy: disable-error-code="no-any-return"
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -98,13 +96,13 @@ class Surrogate:
         return self.policy.kl_grad(self.theta_old, theta, self.x, np.full(B, 1 / B))
 
 
-def natural_step(policy: Policy, theta: Array, x: Inputs, u: Array, delta: float, alpha: float) -> Array:
-    """θ + Δ with Δ of radius δ along u, ½ΔᵀFΔ = δ, Eq. (9.7), F of the rows x; with δ = 0, θ + αu, Eq. (9.6): (n,).
+def natural_step(policy: Policy, theta: Array, x: Inputs, u: Array, delta: float | None, alpha: float) -> Array:
+    """θ + Δ with Δ of radius δ along u, ½ΔᵀFΔ = δ, Eq. (9.7), F of the rows x; without δ, θ + αu, Eq. (9.6): (n,).
 
     (9.7) is of second order. Near a deterministic policy, where that says little, Δ is halved until the mean divergence
     KL(π_θ‖π_{θ+Δ}) is at most 2δ.
     """
-    if delta == 0:
+    if delta is None:
         return theta + alpha * u
     step = kl_step(u, policy.fisher_vector_product(theta, x, u), delta)
     with np.errstate(over="ignore", invalid="ignore"):

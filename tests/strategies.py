@@ -14,10 +14,10 @@ from hypothesis.extra.numpy import arrays
 
 from npg import features as F
 from npg.distributions import Categorical, DiagonalGaussian, Distribution
-from npg.envs.mdps import garnet
 from npg.exact import TabularMDP
 from npg.models import Linear
 from npg.policies import GaussianLinear, Policy, SoftmaxLinear
+from npg.problems import garnet
 
 EXTREME_LOGIT = 1e4
 EXTREME_LOG_SIGMA = np.log(1e6)

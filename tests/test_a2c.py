@@ -24,13 +24,13 @@ import npg
 from npg import features as F
 from npg.algorithms import A2C
 from npg.distributions import Categorical
-from npg.envs.mdps import random_walk
 from npg.envs.tabular import TabularVectorEnv
 from npg.gradcheck import check_gradient
 from npg.optimizers import OPTIMIZERS
 from npg.policies import SoftmaxLinear
+from npg.problems import random_walk
 from npg.returns import gae, n_step_returns
-from npg.rollout import Trajectories
+from npg.trajectories import Trajectories
 
 SETTINGS = {"gamma": 0.8, "n_steps": 5, "advantage": "gae", "lam": 0.7, "n": 2, "beta": 0.3, "clip": 0.5}
 SETTINGS |= {"normalize": False, "optimizer": "ascent", "alpha": 0.01, "alpha_w": 0.1}

@@ -36,13 +36,13 @@ from test_one_step_actor_critic import (
 import npg
 from npg import features as F
 from npg.algorithms import ActorCriticLambda, OneStepActorCritic
-from npg.critics import TRACES
-from npg.envs.mdps import random_walk
 from npg.envs.tabular import TabularEnv, TabularVectorEnv
 from npg.exact import enumerate_trajectories
 from npg.policies import SoftmaxLinear
+from npg.problems import random_walk
 from npg.returns import gae
-from npg.rollout import Trajectories
+from npg.traces import TRACES
+from npg.trajectories import Trajectories
 
 BINARY = ("one-hot", "tiles", "gaussian on shared tiles", "gaussian on features of its own")
 KINDS_AND_TRACES = [(kind, trace) for kind in CASES for trace in TRACES if trace != "replacing" or kind in BINARY]

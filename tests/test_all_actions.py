@@ -30,9 +30,9 @@ from test_one_step_actor_critic import (
 import npg
 from npg.algorithms import AllActions
 from npg.distributions import Categorical
-from npg.envs.mdps import random_walk
 from npg.envs.tabular import TabularEnv, TabularVectorEnv
 from npg.features import OneHot
+from npg.problems import random_walk
 
 DISCRETE = [kind for kind, case in CASES.items() if isinstance(case.policy.distribution, Categorical)]
 

@@ -31,11 +31,11 @@ from test_one_step_actor_critic import (
 import npg
 from npg import features as F
 from npg.algorithms import AverageRewardActorCritic
-from npg.critics import TRACES
-from npg.envs.mdps import garnet, random_walk, two_state
 from npg.envs.tabular import TabularEnv, TabularVectorEnv
 from npg.exact import TabularMDP, enumerate_trajectories
 from npg.policies import SoftmaxLinear
+from npg.problems import garnet, random_walk, two_state
+from npg.traces import TRACES
 
 STEPS = {"alpha": SETTINGS["alpha"], "alpha_w": SETTINGS["alpha_w"], "alpha_r": 0.05} | DECAYS
 CONTINUING = garnet(5, 2, 2, gamma=0.9, seed=0)

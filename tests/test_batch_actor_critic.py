@@ -26,12 +26,13 @@ import npg
 from npg import features as F
 from npg.algorithms import BatchActorCritic
 from npg.distributions import Categorical
-from npg.envs.mdps import random_walk
 from npg.envs.tabular import TabularVectorEnv
 from npg.exact import enumerate_trajectories
+from npg.lab.collect import Collector
 from npg.optimizers import OPTIMIZERS
 from npg.policies import SoftmaxLinear
-from npg.rollout import Collector, Trajectories
+from npg.problems import random_walk
+from npg.trajectories import Trajectories
 
 TARGETS = ["lambda", "td", "n_step", "mc"]
 SETTINGS = {"gamma": 0.8, "lam": 0.7, "n": 2, "K_v": 1, "K_pi": 1, "ridge": 0.5, "optimizer": "ascent", "alpha": 0.003}

@@ -22,12 +22,12 @@ from scipy import stats
 from toy import Toy, Walk, contents
 
 import npg
-from npg import cli
 from npg.algorithms import ALGORITHMS, Agent
-from npg.envs.mdps import short_corridor
-from npg.presets import PRESETS
-from npg.rollout import normalizers
-from npg.training import Run
+from npg.envs.spaces import normalizers
+from npg.lab import cli
+from npg.lab.presets import PRESETS
+from npg.lab.runs import Run
+from npg.problems import short_corridor
 
 SUMMARY = re.compile(r"mean return -?\d+\.\d\d \(std \d+\.\d\d, (\d+) episodes\)")
 QUICK = ["--steps", "60", "--set", "episodes=1"]

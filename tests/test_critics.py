@@ -11,23 +11,14 @@ from strategies import Problem, generators, problems, seeds
 from test_one_step_actor_critic import BOX, CASES, Case, Row, row_of, step_of, stream, transitions, vector
 
 from npg import features as F
-from npg.critics import (
-    TRACES,
-    LinearValue,
-    TDLambda,
-    add_traces,
-    clipped_error,
-    fitted_td,
-    least_mean_squares,
-    lstd,
-    ridge_least_squares,
-)
 from npg.exact import TabularMDP, enumerate_trajectories
 from npg.features import OneHot, Polynomial
 from npg.gradcheck import numerical_gradient
 from npg.policies import SoftmaxLinear
 from npg.returns import discounted_returns, lambda_returns
-from npg.rollout import Trajectories
+from npg.traces import TRACES, TDLambda, add_traces
+from npg.trajectories import Trajectories
+from npg.values import LinearValue, clipped_error, fitted_td, least_mean_squares, lstd, ridge_least_squares
 
 
 @pytest.mark.equation("1.14")

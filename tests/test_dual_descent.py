@@ -31,10 +31,10 @@ from test_trpo import (
 import npg
 from npg import features as F
 from npg.algorithms import DualDescent
-from npg.envs.mdps import random_walk
 from npg.envs.tabular import TabularVectorEnv
 from npg.optimizers import OPTIMIZERS
 from npg.policies import SoftmaxLinear
+from npg.problems import random_walk
 from npg.surrogates import Surrogate
 
 SETTINGS = {"gamma": 0.8, "lam": 0.7, "ridge": 0.5, "epsilon": 0.01, "dual_steps": 3, "primal_steps": 2, "mu": 0.5}

@@ -14,9 +14,10 @@ from toy import contents
 import npg
 from npg import make_vec
 from npg.envs import DEFAULT_TIME_LIMIT, make_env, mdps, normalized
-from npg.envs.lqr import LQR, LQREnv
+from npg.envs.lqr import LQREnv
 from npg.envs.tabular import TabularEnv, TabularVectorEnv
-from npg.training import Run
+from npg.lab.runs import Run
+from npg.lqr import LQR
 
 
 def steps_until_truncation(env, action):

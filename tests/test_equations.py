@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from npg import equations
+from npg.lab import equations
 
 CHAPTERS = equations.chapters()
 

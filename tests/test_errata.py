@@ -12,17 +12,18 @@ from scipy.stats import norm
 import npg
 from npg import estimators
 from npg.algorithms import BatchActorCritic, DualDescent
-from npg.critics import LinearValue, TDLambda, lstd
 from npg.distributions import DiagonalGaussian
-from npg.envs.lqr import LQR
-from npg.envs.mdps import garnet, two_state
 from npg.exact import TabularMDP, enumerate_trajectories, total_variation
 from npg.features import Constant, OneHot
 from npg.gradcheck import numerical_gradient
+from npg.lqr import LQR
 from npg.optimizers import kl_step
+from npg.problems import garnet, two_state
 from npg.returns import discounted_returns, gae, n_step_returns
 from npg.solvers import backtracking_line_search, cholesky_solve, conjugate_gradient
 from npg.surrogates import Surrogate
+from npg.traces import TDLambda
+from npg.values import LinearValue, lstd
 
 gaussian = DiagonalGaussian(1)
 
@@ -591,7 +592,7 @@ def test_erratum_32():
             "reinforce", env, episodes=M, baseline="none", normalize=False, optimizer="ascent", alpha=1.0
         )
         agent.init(np.random.default_rng(0))
-        traj = npg.rollout.Collector(env, 0).collect(agent, npg.Episodes(4), np.random.default_rng(0))
+        traj = npg.lab.collect.Collector(env, 0).collect(agent, npg.Episodes(4), np.random.default_rng(0))
         copies = traj[np.tile(np.arange(4), M // 4)]
         agent.update(copies, np.random.default_rng(0))
         steps.append(agent.theta)

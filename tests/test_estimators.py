@@ -14,12 +14,12 @@ from strategies import generators, problems
 from npg import SoftmaxLinear
 from npg import estimators as est
 from npg.algorithms import Reinforce
-from npg.critics import ridge_least_squares
-from npg.envs.mdps import garnet, two_state
 from npg.exact import TabularMDP, enumerate_trajectories
 from npg.features import Constant, OneHot
 from npg.gradcheck import check_gradient
+from npg.problems import garnet, two_state
 from npg.returns import discounted_returns, leave_one_out_mean
+from npg.values import ridge_least_squares
 
 theorem = settings(max_examples=200)
 

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from scipy import optimize
 
 from npg.distributions import Categorical
-from npg.envs.mdps import garnet, random_walk, short_corridor, two_state
 from npg.envs.tabular import TabularVectorEnv
 from npg.exact import TabularMDP, enumerate_trajectories, total_variation
 from npg.features import Constant, OneHot
 from npg.gradcheck import check_gradient
 from npg.models import Linear
 from npg.policies import GaussianLinear, Policy, SoftmaxLinear
+from npg.problems import garnet, random_walk, short_corridor, two_state
 from npg.solvers import conjugate_gradient
 
 theorem = settings(max_examples=200)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from npg import gradcheck
 from npg.distributions import Categorical, DiagonalGaussian
-from npg.gradcheck import RTOL, Case, check_gradient, numerical_gradient, run_cases
+from npg.gradcheck import RTOL, check_gradient, numerical_gradient
+from npg.lab.cases import Case, run_cases
 from npg.models import Linear
 from npg.policies import Policy
 

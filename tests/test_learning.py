@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import t
 
 import npg
-from npg.cli import main
+from npg.lab.cli import main
 
 SEEDS = range(10)
 
@@ -73,7 +73,7 @@ def test_methods_learn_from_the_rewards_of_cartpole_and_not_from_noise(algorithm
     for seed in range(5):
         env = npg.make_vec("CartPole-v1", 16)
         agent = npg.make_agent(algorithm, env)
-        npg.train(agent, Noise(env), steps=npg.presets.preset(algorithm, "CartPole-v1").steps, seed=seed)
+        npg.train(agent, Noise(env), steps=npg.lab.presets.preset(algorithm, "CartPole-v1").steps, seed=seed)
         means.append(npg.evaluate(agent, env, episodes=100, seed=seed, deterministic=False).mean())
     print(f"{algorithm} CartPole-v1 with noise for rewards: {means}")
     assert np.mean(means) < 200
@@ -81,7 +81,7 @@ def test_methods_learn_from_the_rewards_of_cartpole_and_not_from_noise(algorithm
 
 def without_signal(algorithm: str, env_id: str, wrapper: type[gymnasium.Wrapper], seed: int) -> float:
     """Sampled evaluation on the real environment after training with the preset on one without its signal."""
-    preset = npg.presets.preset(algorithm, env_id)
+    preset = npg.lab.presets.preset(algorithm, env_id)
     if preset.num_envs:
         env = npg.make_vec(env_id, preset.num_envs)
         blind = npg.make_vec(env_id, preset.num_envs, wrappers=(wrapper,))

@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, linalg, stats
 
-from npg.envs.lqr import LQR, LQREnv
+from npg.envs.lqr import LQREnv
 from npg.gradcheck import check_gradient
+from npg.lab.collect import Collector
+from npg.lqr import LQR
 from npg.optimizers import kl_step
-from npg.rollout import Collector, Episodes
+from npg.trajectories import Episodes
 
 BOTH = pytest.mark.parametrize("log_sigma", [True, False], ids=["log σ", "σ"])
 RTOL = 1e-9  # relative to the largest entry; with γρ² ≤ 0.8 the systems here have condition numbers up to some 1e5

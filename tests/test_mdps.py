@@ -8,12 +8,12 @@ import strategies as S
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from npg.envs.mdps import FOUR_ROOMS, four_rooms, garnet, random_walk, short_corridor, two_state
 from npg.envs.tabular import TabularEnv
 from npg.exact import TabularMDP
 from npg.features import Constant, OneHot
 from npg.gradcheck import check_gradient
 from npg.policies import SoftmaxLinear
+from npg.problems import FOUR_ROOMS, four_rooms, garnet, random_walk, short_corridor, two_state
 
 LEFT, RIGHT = 0, 1
 STAY, GO = 0, 1

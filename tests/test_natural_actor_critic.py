@@ -13,9 +13,9 @@ from test_one_step_actor_critic import CASES, Case, Row, collected, score, step_
 import npg
 from npg import features as F
 from npg.algorithms import NaturalActorCritic
-from npg.envs.mdps import random_walk
 from npg.envs.tabular import TabularVectorEnv
 from npg.policies import SoftmaxLinear
+from npg.problems import random_walk
 
 SETTINGS = {"gamma": 0.8, "n_steps": 5, "lam": 0.7, "ridge": 0.5, "delta": 0.03, "alpha": 0.2}
 EXACT = {"ridge": 0.0, "delta": 0.0, "alpha": 1.0}

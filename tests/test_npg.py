@@ -16,11 +16,11 @@ from npg import features as F
 from npg.algorithms import NPG
 from npg.algorithms.npg import DIRECT
 from npg.distributions import Categorical
-from npg.envs.mdps import random_walk
 from npg.envs.tabular import TabularVectorEnv
 from npg.exact import TabularMDP, enumerate_trajectories
 from npg.policies import SoftmaxLinear
-from npg.rollout import Trajectories
+from npg.problems import random_walk
+from npg.trajectories import Trajectories
 
 # What tests of all three natural methods need
 

@@ -16,11 +16,12 @@ from strategies import Problem, problems, seeds
 from npg import features as F
 from npg.algorithms import Agent, OneStepActorCritic
 from npg.distributions import Categorical
-from npg.envs.mdps import random_walk, short_corridor
 from npg.envs.tabular import TabularEnv, TabularVectorEnv
+from npg.lab.collect import Collector
 from npg.models import Linear
 from npg.policies import GaussianLinear, Policy, SoftmaxLinear
-from npg.rollout import Collector, Trajectories
+from npg.problems import random_walk, short_corridor
+from npg.trajectories import Trajectories
 
 # Experience, made by hand or collected, and what is computed from it without the library
 

@@ -6,7 +6,7 @@ import strategies as S
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from npg.envs.lqr import LQR
+from npg.lqr import LQR
 from npg.optimizers import OPTIMIZERS, Adam, Ascent, RMSProp, clip_norm, kl_step
 
 EVERY_OPTIMIZER = pytest.mark.parametrize("name", OPTIMIZERS)

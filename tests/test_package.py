@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 import npg
-from npg import cli
 from npg.algorithms import ALGORITHMS
+from npg.lab import cli
 
 ROOT = Path(npg.__file__).parents[1]
 
@@ -30,7 +30,7 @@ def python(code: str, cwd: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("work", ["", "npg.cli.main(['list'])"], ids=["import", "npg list"])
+@pytest.mark.parametrize("work", ["", "npg.lab.cli.main(['list'])"], ids=["import", "npg list"])
 def test_extras_are_not_imported_unless_used(work, tmp_path):
     extras = ["matplotlib", "tqdm", "pytest", "hypothesis", "mypy"]
     out = python(

@@ -8,8 +8,8 @@ import pytest
 from toy import Toy, Walk
 
 import npg
-from npg.plotting import learning_curves
-from npg.training import Run
+from npg.lab.plotting import learning_curves
+from npg.lab.runs import Run
 
 matplotlib = pytest.importorskip("matplotlib")
 

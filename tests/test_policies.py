@@ -14,11 +14,11 @@ from test_critics import layers
 
 from npg import features as F
 from npg.distributions import Categorical, DiagonalGaussian
-from npg.envs.mdps import short_corridor
 from npg.exact import enumerate_trajectories
 from npg.gradcheck import check_gradient, numerical_gradient
 from npg.models import Linear
 from npg.policies import GaussianLinear, Policy, SoftmaxLinear, make_policy
+from npg.problems import short_corridor
 
 BOX = spaces.Box(-1.0, 1.0, (2,), dtype=np.float64)
 SOFTMAX, TABULAR, GAUSSIAN = S.softmax_policies(), S.tabular_policies(), S.gaussian_policies()

@@ -33,10 +33,10 @@ from test_trpo import (
 import npg
 from npg import features as F
 from npg.algorithms import PPOClip
-from npg.envs.mdps import random_walk
 from npg.envs.tabular import TabularVectorEnv
 from npg.optimizers import OPTIMIZERS
 from npg.policies import SoftmaxLinear
+from npg.problems import random_walk
 from npg.surrogates import Surrogate
 
 SETTINGS = {"gamma": 0.8, "lam": 0.7, "epochs": 3, "minibatch": 9, "epsilon": 0.2, "target_kl": 0.0, "normalize": False}

@@ -33,10 +33,10 @@ import npg
 from npg import features as F
 from npg.algorithms import PPOPenalty
 from npg.algorithms.ppo_penalty import LEAST_BETA, MOST_BETA
-from npg.envs.mdps import random_walk
 from npg.envs.tabular import TabularVectorEnv
 from npg.optimizers import OPTIMIZERS
 from npg.policies import SoftmaxLinear
+from npg.problems import random_walk
 from npg.surrogates import Surrogate
 
 SETTINGS = {"gamma": 0.8, "lam": 0.7, "ridge": 0.5, "epochs": 3, "minibatch": 9, "target_kl": 0.01, "beta": 1.5}

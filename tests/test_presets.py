@@ -16,8 +16,8 @@ from npg.algorithms import ALGORITHMS, Agent
 from npg.algorithms.base import choice, integer, number
 from npg.distributions import Categorical, DiagonalGaussian
 from npg.features import KINDS, Affine, Constant, Fourier, OneHot, Polynomial
-from npg.presets import PRESETS, Preset, preset
-from npg.training import Run
+from npg.lab.presets import PRESETS, Preset, preset
+from npg.lab.runs import Run
 
 
 class Spaces(gymnasium.Env):

@@ -11,14 +11,14 @@ from strategies import problems, seeds
 
 import npg
 from npg.algorithms import Reinforce
-from npg.critics import ridge_least_squares
 from npg.envs.tabular import TabularEnv
 from npg.estimators import scores
 from npg.exact import TabularMDP, enumerate_trajectories
 from npg.features import Constant, OneHot, Polynomial
 from npg.gradcheck import numerical_gradient
+from npg.lab.collect import Collector
 from npg.returns import discounted_returns
-from npg.rollout import Collector
+from npg.values import ridge_least_squares
 
 gammas = st.sampled_from([0.0, 0.5, 0.9, 1.0])
 forms = st.sampled_from(["to_go", "total"])

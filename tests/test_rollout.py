@@ -27,7 +27,9 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 import npg
-from npg.rollout import Collector, DivergenceError, Episodes, Steps, Trajectories, normalizers
+from npg.envs.spaces import normalizers
+from npg.lab.collect import Collector
+from npg.trajectories import DivergenceError, Episodes, Steps, Trajectories
 
 NEXT_STEP, SAME_STEP, DISABLED = MODES
 LAYOUTS = [("scalar", 1), *((mode, n) for mode in MODES for n in (1, 3))]
@@ -676,7 +678,7 @@ class RandomAgentOf:
     """Random actions on the observations as features."""
 
     def __init__(self, env):
-        self.space = npg.rollout.single_spaces(env)[1]
+        self.space = npg.lab.collect.single_spaces(env)[1]
 
     def act(self, obs, rng, explore=True):
         return rng.normal(size=(len(obs), *self.space.shape)), obs.copy()

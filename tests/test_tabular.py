@@ -12,10 +12,11 @@ from gymnasium.wrappers import TimeLimit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from npg.envs.mdps import four_rooms, garnet, random_walk, short_corridor
 from npg.envs.tabular import TabularEnv, TabularVectorEnv
 from npg.exact import TabularMDP
-from npg.rollout import Collector, Episodes, Steps
+from npg.lab.collect import Collector
+from npg.problems import four_rooms, garnet, random_walk, short_corridor
+from npg.trajectories import Episodes, Steps
 
 LEFT, RIGHT = 0, 1
 BELOW_ONE = np.nextafter(1, 0)  # the largest number that a generator's random() returns is 1 − 2⁻⁵³, this one

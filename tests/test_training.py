@@ -17,9 +17,9 @@ from toy import Toy, Walk, contents, raises_at, walks, without_seconds
 
 import npg
 from npg.envs import DEFAULT_TIME_LIMIT, normalized
+from npg.envs.spaces import normalizers, single_spaces
+from npg.lab.runs import Run
 from npg.optimizers import Adam
-from npg.rollout import normalizers, single_spaces
-from npg.training import Run
 
 STEPS, RECORD_EVERY, SEED = 150, 20, 3
 
@@ -263,7 +263,7 @@ class Full:
         self.k, self.uses = k, 0
         for owner, name in ((os, "replace"), (os, "fsync")):
             monkeypatch.setattr(owner, name, self.failing(getattr(owner, name)))
-        monkeypatch.setattr("npg.training.open", self.open, raising=False)
+        monkeypatch.setattr("npg.lab.training.open", self.open, raising=False)
 
     def use(self) -> bool:
         self.uses += 1

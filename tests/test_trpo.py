@@ -17,11 +17,11 @@ import npg
 from npg import features as F
 from npg.algorithms import TRPO, Agent
 from npg.distributions import Categorical
-from npg.envs.mdps import random_walk
 from npg.envs.tabular import TabularVectorEnv
 from npg.exact import TabularMDP
 from npg.policies import Policy, SoftmaxLinear
-from npg.rollout import Trajectories
+from npg.problems import random_walk
+from npg.trajectories import Trajectories
 
 # A batch and its policies written out in NumPy, rows in the order of time and then of columns
 

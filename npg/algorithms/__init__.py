@@ -1,53 +1,37 @@
 """The methods, one file each."""
 
-from .a2c import A2C
-from .actor_critic_lambda import ActorCriticLambda
-from .all_actions import AllActions
-from .average_reward_actor_critic import AverageRewardActorCritic
-from .base import Agent
-from .batch_actor_critic import BatchActorCritic
-from .dual_descent import DualDescent
-from .episodic_natural_actor_critic import EpisodicNaturalActorCritic
-from .natural_actor_critic import NaturalActorCritic
-from .npg import NPG
-from .one_step_actor_critic import OneStepActorCritic
-from .ppo_clip import PPOClip
-from .ppo_penalty import PPOPenalty
-from .reinforce import Reinforce
-from .trpo import TRPO
+from .a2c import A2C as A2C
+from .actor_critic_lambda import ActorCriticLambda as ActorCriticLambda
+from .all_actions import AllActions as AllActions
+from .average_reward_actor_critic import AverageRewardActorCritic as AverageRewardActorCritic
+from .base import Agent as Agent
+from .batch_actor_critic import BatchActorCritic as BatchActorCritic
+from .dual_descent import DualDescent as DualDescent
+from .episodic_natural_actor_critic import EpisodicNaturalActorCritic as EpisodicNaturalActorCritic
+from .natural_actor_critic import NaturalActorCritic as NaturalActorCritic
+from .npg import NPG as NPG
+from .one_step_actor_critic import OneStepActorCritic as OneStepActorCritic
+from .ppo_clip import PPOClip as PPOClip
+from .ppo_penalty import PPOPenalty as PPOPenalty
+from .reinforce import Reinforce as Reinforce
+from .trpo import TRPO as TRPO
 
-ALGORITHMS: dict[str, type[Agent]] = {
-    "reinforce": Reinforce,
-    "all_actions": AllActions,
-    "one_step_actor_critic": OneStepActorCritic,
-    "actor_critic_lambda": ActorCriticLambda,
-    "batch_actor_critic": BatchActorCritic,
-    "a2c": A2C,
-    "average_reward_actor_critic": AverageRewardActorCritic,
-    "npg": NPG,
-    "natural_actor_critic": NaturalActorCritic,
-    "episodic_natural_actor_critic": EpisodicNaturalActorCritic,
-    "trpo": TRPO,
-    "ppo_clip": PPOClip,
-    "ppo_penalty": PPOPenalty,
-    "dual_descent": DualDescent,
-}
+_METHODS: tuple[type[Agent], ...] = (
+    Reinforce,
+    AllActions,
+    OneStepActorCritic,
+    ActorCriticLambda,
+    BatchActorCritic,
+    A2C,
+    AverageRewardActorCritic,
+    NPG,
+    NaturalActorCritic,
+    EpisodicNaturalActorCritic,
+    TRPO,
+    PPOClip,
+    PPOPenalty,
+    DualDescent,
+)
 
-__all__ = [
-    "A2C",
-    "ALGORITHMS",
-    "NPG",
-    "TRPO",
-    "ActorCriticLambda",
-    "Agent",
-    "AllActions",
-    "AverageRewardActorCritic",
-    "BatchActorCritic",
-    "DualDescent",
-    "EpisodicNaturalActorCritic",
-    "NaturalActorCritic",
-    "OneStepActorCritic",
-    "PPOClip",
-    "PPOPenalty",
-    "Reinforce",
-]
+ALGORITHMS: dict[str, type[Agent]] = {cls.name(): cls for cls in _METHODS}
+"""The methods by name, that of their module."""

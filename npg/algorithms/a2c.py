@@ -15,10 +15,9 @@ from typing import ClassVar
 import numpy as np
 
 from .._typing import Rng
-from ..features import rows
 from ..optimizers import OPTIMIZERS, clip_norm
-from ..returns import gae, n_step_returns, standardized
-from ..rollout import Trajectories
+from ..returns import gae, n_step_returns, normalized_advantages
+from ..trajectories import Trajectories
 from .base import AdvantageAgent, choice, integer, number
 
 
@@ -41,10 +40,10 @@ class A2C(AdvantageAgent):
         λ and n of those; n ≥ T is the return of A3C, up to the last of the T steps.
     beta : float
         Weight β of the entropy.
-    clip : float
-        Largest norm c of each gradient, Eq. (8.13); 0 does not clip.
-    normalize : bool
-        Shift and divide Â to mean 0 and standard deviation 1 over the batch, unless that is rounding.
+    clip : float or None
+        Largest norm c of each gradient, Eq. (8.13); None does not clip.
+    normalize : {None, "scale", "standardize"}
+        Divide Â by its deviation over the rows, or shift it to mean 0 too, Eq. (11.15), unless that is rounding.
     optimizer : {"rmsprop", "adam", "ascent"}
     alpha, alpha_w : float
         Step sizes of θ and w.
@@ -54,39 +53,37 @@ class A2C(AdvantageAgent):
     advantage: str = choice("gae", "n_step")
     n: int = integer(5, 1)
     beta: float = number(0.01, 0)
-    clip: float = number(0.5, 0)
-    normalize: bool = choice(False, True)
+    clip: float | None = number(0.5, 1e-12, optional=True)
+    normalize: str | None = choice(None, "scale", "standardize")
     optimizer: str = choice("rmsprop", "adam", "ascent")
     alpha: float = number(0.01, 0)
     alpha_w: float = number(0.05, 0)
 
     learned: ClassVar[tuple[str, ...]] = ("theta", "w", "ascent", "ascent_w")
 
-    def init(self, rng: Rng) -> None:
+    def init(self, rng: Rng, columns: int = 1) -> None:
         """θ as the policy begins it, w = 0."""
-        super().init(rng)
+        super().init(rng, columns)
         self.ascent = OPTIMIZERS[self.optimizer](self.policy.n_params, self.alpha)
         self.ascent_w = OPTIMIZERS[self.optimizer](self.v.n_params, self.alpha_w)
 
     def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
         """One pass of the loop."""
-        valid, ends = traj.valid, (traj.terminated, traj.truncated)
-        if not valid.any():
+        if not traj.valid.any():
             return {"advantage_std": 0.0, "entropy": 0.0, "gradient_norm": 0.0}
-        x, a = rows(traj.x, valid), traj.actions[valid]
+        ends = traj.terminated, traj.truncated
         x_v, v, v_next = self.v.on(self.w, traj)
         if self.advantage == "gae":
-            A = gae(traj.rewards, v, v_next, *ends, self.gamma, self.lam)[valid]
+            A = gae(traj.rewards, v, v_next, *ends, self.gamma, self.lam)
         else:
-            A = (n_step_returns(traj.rewards, v_next, *ends, self.gamma, self.n) - v)[valid]
+            A = n_step_returns(traj.rewards, v_next, *ends, self.gamma, self.n) - v
+        x, a, A = traj.rows(A)
 
         g_w = self.v.model.vjp(self.w, x_v, A[:, None] / len(A))
         spread = A.std()
-        A = standardized(A, np.abs(v).max()) if self.normalize else A
+        A = normalized_advantages(A, self.normalize, np.abs(v).max())
         g = self.policy.weighted_score(self.theta, x, a, A / len(A))
         g = g + self.beta * self.policy.entropy_grad(self.theta, x, np.full(len(A), 1 / len(A)))
-        c = self.clip or np.inf
-        self.theta = self.ascent.step(self.theta, clip_norm(g, c))
-        self.w = self.ascent_w.step(self.w, clip_norm(g_w, c))
-        entropy = float(self.policy.entropy(self.theta, x).mean())
-        return {"advantage_std": float(spread), "entropy": entropy, "gradient_norm": float(np.linalg.norm(g))}
+        self.theta = self.ascent.step(self.theta, clip_norm(g, self.clip))
+        self.w = self.ascent_w.step(self.w, clip_norm(g_w, self.clip))
+        return self.diagnostics(x, advantage_std=spread, gradient_norm=np.linalg.norm(g))

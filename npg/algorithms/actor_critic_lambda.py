@@ -17,10 +17,11 @@ from typing import ClassVar
 import numpy as np
 
 from .._typing import Rng
-from ..critics import TRACES, LinearValue, TDLambda, add_traces, decay
 from ..features import Features, rows
-from ..rollout import ONE_STEP, Steps, Trajectories
-from .base import Agent, choice, features, integer, number
+from ..traces import TRACES, TDLambda, add_traces, decay
+from ..trajectories import ONE_STEP, Steps, Trajectories
+from ..values import LinearValue
+from .base import Agent, choice, features, number
 
 
 @dataclass
@@ -42,8 +43,6 @@ class ActorCriticLambda(Agent):
         Of the critic, as ``npg.critics.TDLambda`` has them.
     outer_discount : bool
         I = γ^t as in the book; False keeps I = 1, which follows Eq. (1.10).
-    columns : int
-        N parallel environments, whose updates are averaged, Eq. (8.9).
 
     Notes
     -----
@@ -58,7 +57,6 @@ class ActorCriticLambda(Agent):
     alpha_w: float = number(0.05, 0)
     trace: str = choice(*TRACES)
     outer_discount: bool = choice(False, True)
-    columns: int = integer(1, 1)
 
     learned: ClassVar[tuple[str, ...]] = ("theta", "critic", "z", "I")
 
@@ -67,14 +65,14 @@ class ActorCriticLambda(Agent):
         """One step."""
         return ONE_STEP
 
-    def init(self, rng: Rng) -> None:
+    def init(self, rng: Rng, columns: int = 1) -> None:
         """θ as the policy begins it, w and traces 0, I = 1."""
-        super().init(rng)
+        super().init(rng, columns)
         self.critic = TDLambda(
-            LinearValue(self.value_features), self.columns, self.alpha_w, self.gamma, self.lam_w, self.trace
+            LinearValue(self.value_features), columns, self.alpha_w, self.gamma, self.lam_w, self.trace
         )
-        self.z = np.zeros((self.columns, self.policy.n_params))
-        self.I = np.ones(self.columns)
+        self.z = np.zeros((columns, self.policy.n_params))
+        self.I = np.ones(columns)
 
     def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
         """One pass of the loop."""
@@ -91,4 +89,4 @@ class ActorCriticLambda(Agent):
         ends = traj.terminated[0] | traj.truncated[0] | ~valid
         if np.count_nonzero(ends):
             self.z[ends], self.I[ends] = 0, 1
-        return {"squared_td_error": float(delta.dot(delta)) / n}
+        return {"squared_td_error": delta.dot(delta) / n}

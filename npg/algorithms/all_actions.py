@@ -15,11 +15,12 @@ from typing import ClassVar
 import numpy as np
 
 from .._typing import Rng
-from ..critics import LinearValue, TDLambda, observations
 from ..distributions import Categorical, log_softmax
 from ..features import Features, rows
-from ..rollout import ONE_STEP, Steps, Trajectories
-from .base import Agent, choice, features, integer, number
+from ..traces import TDLambda
+from ..trajectories import ONE_STEP, Steps, Trajectories
+from ..values import LinearValue
+from .base import Agent, choice, features, number
 
 
 @dataclass
@@ -42,8 +43,6 @@ class AllActions(Agent):
         Of the critic, as ``npg.critics.TDLambda`` has them.
     outer_discount : bool
         I = γ^t; False keeps I = 1, which follows Eq. (1.10).
-    columns : int
-        N parallel environments, whose updates are averaged, Eq. (8.9).
 
     Raises
     ------
@@ -58,7 +57,6 @@ class AllActions(Agent):
     alpha_w: float = number(0.05, 0)
     trace: str = choice("accumulating", "replacing")
     outer_discount: bool = choice(False, True)
-    columns: int = integer(1, 1)
 
     learned: ClassVar[tuple[str, ...]] = ("theta", "critic", "I")
 
@@ -72,12 +70,12 @@ class AllActions(Agent):
         """One step."""
         return ONE_STEP
 
-    def init(self, rng: Rng) -> None:
+    def init(self, rng: Rng, columns: int = 1) -> None:
         """θ as the policy begins it, w = 0, I = 1."""
-        super().init(rng)
+        super().init(rng, columns)
         value = LinearValue(self.value_features, self.policy.distribution.n_actions)
-        self.critic = TDLambda(value, self.columns, self.alpha_w, self.gamma, self.lam_w, self.trace)
-        self.I = np.ones(self.columns)
+        self.critic = TDLambda(value, columns, self.alpha_w, self.gamma, self.lam_w, self.trace)
+        self.I = np.ones(columns)
 
     def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
         """One pass of the loop."""
@@ -86,9 +84,9 @@ class AllActions(Agent):
         n = int(np.count_nonzero(valid))
         if n == 0:
             return {"squared_td_error": 0.0}
-        obs, next_obs = observations(traj)
+        obs, next_obs = traj.observations()
 
-        q = value.value(self.critic.w, obs)
+        q = value.action_values(self.critic.w, obs)
         pi_next = np.exp(log_softmax(policy.eta(self.theta, policy.features(next_obs))))
         delta = self.critic.update(traj, pi_next)  # δ and w; q̂ above is that of the old w
         self.theta = self.theta + self.alpha / n * policy.all_actions_gradient(self.theta, x, q, self.I * valid)
@@ -96,4 +94,4 @@ class AllActions(Agent):
             self.I *= self.gamma
 
         self.I[traj.terminated[0] | traj.truncated[0] | ~valid] = 1
-        return {"squared_td_error": float(delta @ delta) / n}
+        return {"squared_td_error": delta.dot(delta) / n}

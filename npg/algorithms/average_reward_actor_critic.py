@@ -17,10 +17,11 @@ from typing import ClassVar
 import numpy as np
 
 from .._typing import Rng
-from ..critics import TRACES, LinearValue, TDLambda, add_traces, decay
 from ..features import Features, rows
-from ..rollout import ONE_STEP, Steps, Trajectories
-from .base import Agent, choice, features, integer, number
+from ..traces import TRACES, TDLambda, add_traces, decay
+from ..trajectories import ONE_STEP, Steps, Trajectories
+from ..values import LinearValue
+from .base import Agent, choice, features, number
 
 
 @dataclass
@@ -38,8 +39,6 @@ class AverageRewardActorCritic(Agent):
         Step sizes of θ, w and the average reward R̄.
     trace : {"accumulating", "replacing", "dutch"}
         Of the critic, as ``npg.critics.TDLambda`` has them.
-    columns : int
-        N parallel environments, whose updates are averaged, Eq. (8.9).
 
     Raises
     ------
@@ -59,7 +58,6 @@ class AverageRewardActorCritic(Agent):
     alpha_w: float = number(0.05, 0)
     alpha_r: float = number(0.01, 0)
     trace: str = choice(*TRACES)
-    columns: int = integer(1, 1)
 
     learned: ClassVar[tuple[str, ...]] = ("theta", "critic", "z", "average_reward")
 
@@ -74,13 +72,11 @@ class AverageRewardActorCritic(Agent):
         """One step."""
         return ONE_STEP
 
-    def init(self, rng: Rng) -> None:
+    def init(self, rng: Rng, columns: int = 1) -> None:
         """θ as the policy begins it; w, traces and R̄ = 0."""
-        super().init(rng)
-        self.critic = TDLambda(
-            LinearValue(self.value_features), self.columns, self.alpha_w, 1.0, self.lam_w, self.trace
-        )
-        self.z = np.zeros((self.columns, self.policy.n_params))
+        super().init(rng, columns)
+        self.critic = TDLambda(LinearValue(self.value_features), columns, self.alpha_w, 1.0, self.lam_w, self.trace)
+        self.z = np.zeros((columns, self.policy.n_params))
         self.average_reward = np.zeros(())
 
     def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
@@ -99,4 +95,4 @@ class AverageRewardActorCritic(Agent):
         self.theta = add_traces(self.theta, self.z, self.alpha / n * delta)
 
         self.z[traj.truncated[0]] = 0
-        return {"average_reward": float(self.average_reward), "squared_td_error": float(delta.dot(delta)) / n}
+        return {"average_reward": self.average_reward, "squared_td_error": delta.dot(delta) / n}

@@ -10,22 +10,23 @@ import numpy as np
 from .._checks import is_integer, is_number
 from .._state import Stateful
 from .._typing import Array, Inputs, Rng
-from ..critics import LinearValue
-from ..features import Features, Pair, describe, rows
+from ..features import Features, Pair, describe
 from ..policies import Policy
 from ..returns import gae
-from ..rollout import Episodes, Steps, Trajectories
+from ..trajectories import Episodes, Steps, Trajectories
+from ..values import LinearValue
 
 
 def _setting(default: Any, allowed: Callable[[Any], bool], expected: str) -> Any:
     return field(default=default, kw_only=True, metadata={"allowed": allowed, "expected": expected})
 
 
-def number(default: float, low: float = -np.inf, high: float = np.inf) -> Any:
-    """A setting that is a finite number in [low, high]."""
+def number(default: float | None, low: float = -np.inf, high: float = np.inf, optional: bool = False) -> Any:
+    """A setting that is a finite number in [low, high], or, if ``optional``, None."""
 
     expected = f"a number in [{low:g}, {high:g}]" if high < np.inf else f"a number of at least {low:g}"
-    return _setting(default, lambda value: is_number(value) and low <= value <= high, expected)
+    expected += ", or None" if optional else ""
+    return _setting(default, lambda value: (optional and value is None) or is_number(value, low, high), expected)
 
 
 def integer(default: int, low: int) -> Any:
@@ -63,6 +64,8 @@ class Agent(Stateful, ABC):
 
     policy: Policy
     learned: ClassVar[tuple[str, ...]] = ("theta",)
+    num_envs: ClassVar[int] = 0
+    """Parallel environments that suit the method; 0 is one that is not in a vector."""
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -79,8 +82,13 @@ class Agent(Stateful, ABC):
     def collect(self) -> Steps | Episodes:
         """What one update learns from."""
 
-    def init(self, rng: Rng) -> None:
-        """Set everything that is learned to its initial value."""
+    @classmethod
+    def name(cls) -> str:
+        """The name of the method, which is that of its module."""
+        return cls.__module__.rpartition(".")[2]
+
+    def init(self, rng: Rng, columns: int = 1) -> None:
+        """Set everything that is learned to its initial value; ``columns`` parallel environments have a trace each."""
         self.theta = self.policy.init(rng)
 
     def act(self, obs: Array, rng: Rng, explore: bool = True) -> tuple[Array, Inputs]:
@@ -94,10 +102,17 @@ class Agent(Stateful, ABC):
     def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
         """Learn from ``traj``; return diagnostics, the same keys every time."""
 
+    def diagnostics(self, x: Inputs, theta_old: Array | None = None, **values: Any) -> dict[str, float]:
+        """``values`` as numbers, with means over the rows x, in nats: the entropy, and the divergence from θ_old."""
+        if theta_old is not None:
+            values["kl"] = self.policy.kl(theta_old, self.theta, x).mean()
+        values["entropy"] = self.policy.entropy(self.theta, x).mean()
+        return {name: float(value) for name, value in values.items()}
+
     @property
     def config(self) -> dict[str, Any]:
         """JSON-able: the method, which is the name of its module, and all settings for ``npg.make_agent``."""
-        config: dict[str, Any] = {"algorithm": type(self).__module__.rpartition(".")[2]}
+        config: dict[str, Any] = {"algorithm": self.name()}
         features = self.policy.features
         if isinstance(features, Pair):
             config |= {"features": describe(features.mean), "scale_features": describe(features.scale)}
@@ -120,21 +135,22 @@ class AdvantageAgent(Agent):
     lam: float = number(0.95, 0, 1)
 
     learned: ClassVar[tuple[str, ...]] = ("theta", "w")
+    num_envs: ClassVar[int] = 16
 
     @property
     def collect(self) -> Steps:
         """T steps of each environment."""
         return Steps(self.n_steps)
 
-    def init(self, rng: Rng) -> None:
+    def init(self, rng: Rng, columns: int = 1) -> None:
         """θ as the policy begins it, w = 0."""
-        super().init(rng)
+        super().init(rng, columns)
         self.v = LinearValue(self.value_features)
         self.w = np.zeros(self.v.n_params)
 
     def advantages(self, traj: Trajectories) -> tuple[Inputs, Array, Array, Array, Array]:
         """Of the valid rows: x, the actions, the critic's features, v̂(S_t, w), and Â_t, Eq. (7.20)."""
-        valid, ends = traj.valid, (traj.terminated, traj.truncated)
         x_v, v, v_next = self.v.on(self.w, traj)
-        A = gae(traj.rewards, v, v_next, *ends, self.gamma, self.lam)
-        return rows(traj.x, valid), traj.actions[valid], x_v, v[valid], A[valid]
+        A = gae(traj.rewards, v, v_next, traj.terminated, traj.truncated, self.gamma, self.lam)
+        x, a, v, A = traj.rows(v, A)
+        return x, a, x_v, v, A

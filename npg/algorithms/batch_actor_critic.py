@@ -15,11 +15,11 @@ from typing import ClassVar
 import numpy as np
 
 from .._typing import Array, Rng
-from ..critics import LinearValue, ridge_least_squares
-from ..features import Features, rows
+from ..features import Features
 from ..optimizers import OPTIMIZERS
-from ..returns import discounted_returns, lambda_returns, n_step_returns
-from ..rollout import Episodes, Trajectories
+from ..returns import discounted_returns, lambda_returns, n_step_returns, normalized_advantages
+from ..trajectories import Episodes, Trajectories
+from ..values import LinearValue, ridge_least_squares
 from .base import Agent, choice, features, integer, number
 
 
@@ -48,8 +48,8 @@ class BatchActorCritic(Agent):
         κ of the fits.
     outer_discount : bool
         Keep the γ^t; without it the first step follows Eq. (1.10).
-    normalize : bool
-        Divide Â by its standard deviation over the batch, unless that is rounding.
+    normalize : {None, "scale", "standardize"}
+        Divide Â by its deviation over the rows, or shift it to mean 0 too, Eq. (11.15), unless that is rounding.
     optimizer : {"adam", "ascent", "rmsprop"}
     alpha : float
         Step size α.
@@ -65,7 +65,7 @@ class BatchActorCritic(Agent):
     K_pi: int = integer(1, 1)
     ridge: float = number(1.0, 0)
     outer_discount: bool = choice(False, True)
-    normalize: bool = choice(False, True)
+    normalize: str | None = choice(None, "scale", "standardize")
     optimizer: str = choice("adam", "ascent", "rmsprop")
     alpha: float = number(0.05, 0)
 
@@ -76,9 +76,9 @@ class BatchActorCritic(Agent):
         """M whole episodes."""
         return Episodes(self.episodes)
 
-    def init(self, rng: Rng) -> None:
+    def init(self, rng: Rng, columns: int = 1) -> None:
         """θ as the policy begins it, w = 0."""
-        super().init(rng)
+        super().init(rng, columns)
         self.ascent = OPTIMIZERS[self.optimizer](self.policy.n_params, self.alpha)
         self.v = LinearValue(self.value_features)
         self.w = np.zeros(self.v.n_params)
@@ -95,7 +95,7 @@ class BatchActorCritic(Agent):
     def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
         """One pass of the loop, on a batch of whole episodes."""
         valid = traj.valid
-        x, a, t = rows(traj.x, valid), traj.actions[valid], traj.t[valid]
+        x, a, t = traj.rows(traj.t)
         phi, phi_next = self.v.x(traj.obs[valid]), self.v.x(traj.next_obs[valid])
         M = np.count_nonzero(t == 0)
 
@@ -109,8 +109,7 @@ class BatchActorCritic(Agent):
         Y = targets()
         advantage = Y - phi @ self.w
         spread = advantage.std()
-        if self.normalize and spread > 1e-9 * np.abs(Y).max():
-            advantage = advantage / spread
+        advantage = normalized_advantages(advantage, self.normalize, np.abs(Y).max())
 
         discount = self.gamma**t if self.outer_discount else np.ones(len(t))
         log_p = self.policy.log_prob(self.theta, x, a)
@@ -120,4 +119,4 @@ class BatchActorCritic(Agent):
             g = self.policy.weighted_score(self.theta, x, a, discount * rho * advantage / M)
             self.theta = self.ascent.step(self.theta, g)
             norm = norm or float(np.linalg.norm(g))
-        return {"advantage_std": float(spread), "gradient_norm": norm}
+        return {"advantage_std": spread, "gradient_norm": norm}

@@ -17,9 +17,9 @@ import numpy as np
 
 from .._typing import Rng
 from ..optimizers import OPTIMIZERS
-from ..returns import standardized
-from ..rollout import Trajectories
+from ..returns import normalized_advantages
 from ..surrogates import Surrogate
+from ..trajectories import Trajectories
 from .base import AdvantageAgent, choice, integer, number
 
 
@@ -46,8 +46,8 @@ class DualDescent(AdvantageAgent):
         J, steps of the multiplier, and K, steps of θ before each.
     mu : float
         μ to begin with.
-    normalize : bool
-        Shift and divide Â to mean 0 and standard deviation 1 over the rows, Eq. (11.15), unless that is rounding.
+    normalize : {"standardize", "scale", None}
+        Divide Â by its deviation over the rows, or shift it to mean 0 too, Eq. (11.15), unless that is rounding.
     optimizer : {"adam", "rmsprop", "ascent"}
     alpha, alpha_mu : float
         Step sizes of θ and μ.
@@ -58,16 +58,16 @@ class DualDescent(AdvantageAgent):
     dual_steps: int = integer(10, 1)
     primal_steps: int = integer(5, 1)
     mu: float = number(1.0, 0)
-    normalize: bool = choice(True, False)
+    normalize: str | None = choice("standardize", "scale", None)
     optimizer: str = choice("adam", "rmsprop", "ascent")
     alpha: float = number(0.01, 0)
     alpha_mu: float = number(10.0, 0)
 
     learned: ClassVar[tuple[str, ...]] = ("theta", "w", "ascent", "multiplier")
 
-    def init(self, rng: Rng) -> None:
+    def init(self, rng: Rng, columns: int = 1) -> None:
         """θ as the policy begins it, w = 0."""
-        super().init(rng)
+        super().init(rng, columns)
         self.ascent = OPTIMIZERS[self.optimizer](self.policy.n_params, self.alpha)
         self.multiplier = np.array(self.mu, dtype=float)
 
@@ -75,7 +75,7 @@ class DualDescent(AdvantageAgent):
         """One pass of the loop."""
         x, a, x_v, v, A = self.advantages(traj)
         G = A + v
-        A = standardized(A, np.abs(v).max()) if self.normalize else A
+        A = normalized_advantages(A, self.normalize, np.abs(v).max())
         L = Surrogate(self.policy, self.theta, x, a, A)
 
         for _ in range(self.dual_steps):
@@ -85,5 +85,4 @@ class DualDescent(AdvantageAgent):
             d = L.kl(self.theta)
             self.multiplier = np.maximum(0, self.multiplier + self.alpha_mu * (d - self.epsilon))
         self.w = self.v.fit(self.w, x_v, G, self.ridge)
-        entropy = float(self.policy.entropy(self.theta, L.x).mean())
-        return {"kl": float(d), "mu": float(self.multiplier), "entropy": entropy}
+        return self.diagnostics(x, kl=d, mu=self.multiplier)

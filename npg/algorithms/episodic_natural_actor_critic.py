@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from .._typing import Rng
-from ..critics import ridge_least_squares
 from ..features import rows
-from ..rollout import Episodes, Trajectories
 from ..surrogates import natural_step
+from ..trajectories import Episodes, Trajectories
+from ..values import ridge_least_squares
 from .base import Agent, integer, number
 
 
@@ -37,11 +37,11 @@ class EpisodicNaturalActorCritic(Agent):
         M, whole episodes per update; more than the rank of F, or the fit is not determined.
     ridge : float
         κ of the fit; with 0 the smallest solution is taken.
-    delta : float
+    delta : float or None
         δ, the divergence in nats that a step has to second order, ½ΔᵀFΔ, Eq. (9.7); a step of more than 2δ in truth is
-        halved. 0 takes steps αu instead.
+        halved. None takes steps αu instead.
     alpha : float
-        Step size α where δ = 0.
+        Step size α where δ is None.
 
     Notes
     -----
@@ -51,7 +51,7 @@ class EpisodicNaturalActorCritic(Agent):
     gamma: float = number(0.99, 0, 1)
     episodes: int = integer(32, 2)
     ridge: float = number(0.0, 0)
-    delta: float = number(0.01, 0)
+    delta: float | None = number(0.01, 1e-12, optional=True)
     alpha: float = number(0.1, 0)
 
     @property
@@ -61,10 +61,10 @@ class EpisodicNaturalActorCritic(Agent):
 
     def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
         """One pass of the loop."""
-        valid, theta, policy = traj.valid, self.theta, self.policy
-        x, a, episode = rows(traj.x, valid), traj.actions[valid], traj.episodes()[valid]
-        discount = self.gamma ** traj.t[valid]
-        R = np.bincount(episode, weights=discount * traj.rewards[valid])
+        theta, policy = self.theta, self.policy
+        x, a, t, r, episode = traj.rows(traj.t, traj.rewards, traj.episodes())
+        discount = self.gamma**t
+        R = np.bincount(episode, weights=discount * r)
         psi_bar = np.empty((len(R), policy.n_params))
         for i in range(len(R)):
             of_i = episode == i
@@ -72,8 +72,4 @@ class EpisodicNaturalActorCritic(Agent):
         R = R - R[0]  # equal returns have nothing to teach, exactly; J is the mean that is left of R − uᵀψ̄
         u = ridge_least_squares(psi_bar - psi_bar.mean(axis=0), R - R.mean(), self.ridge)
         self.theta = natural_step(policy, theta, x, u, self.delta, self.alpha)
-        return {
-            "natural_gradient_norm": float(np.linalg.norm(u)),
-            "kl": float(policy.kl(theta, self.theta, x).mean()),
-            "entropy": float(policy.entropy(self.theta, x).mean()),
-        }
+        return self.diagnostics(x, theta, natural_gradient_norm=np.linalg.norm(u))

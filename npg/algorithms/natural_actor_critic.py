@@ -11,14 +11,15 @@ the states visited.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from .._typing import Rng
-from ..critics import LinearValue, lstd
-from ..features import Features, rows
-from ..rollout import Steps, Trajectories
+from ..features import Features
 from ..surrogates import natural_step
+from ..trajectories import Steps, Trajectories
+from ..values import LinearValue, lstd
 from .base import Agent, features, integer, number
 
 
@@ -39,11 +40,11 @@ class NaturalActorCritic(Agent):
         λ of LSTD(λ), Eq. (7.17).
     ridge : float
         κ of LSTD(λ).
-    delta : float
+    delta : float or None
         δ, the divergence in nats that a step has to second order, ½ΔᵀFΔ, Eq. (9.7); a step of more than 2δ in truth is
-        halved. 0 takes steps αu instead.
+        halved. None takes steps αu instead.
     alpha : float
-        Step size α where δ = 0.
+        Step size α where δ is None.
     """
 
     value_features: Features = features("polynomial")
@@ -51,8 +52,10 @@ class NaturalActorCritic(Agent):
     n_steps: int = integer(128, 2)
     lam: float = number(0.95, 0, 1)
     ridge: float = number(1.0, 0)
-    delta: float = number(0.01, 0)
+    delta: float | None = number(0.01, 1e-12, optional=True)
     alpha: float = number(0.1, 0)
+
+    num_envs: ClassVar[int] = 16
 
     @property
     def collect(self) -> Steps:
@@ -62,17 +65,13 @@ class NaturalActorCritic(Agent):
     def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
         """One pass of the loop."""
         valid, theta, policy = traj.valid, self.theta, self.policy
-        x = rows(traj.x, valid)
+        x, a = traj.rows()
         phi = LinearValue(self.value_features)
         d, n = phi.n_params, policy.n_params
         x_t, x_next = np.zeros((2, *valid.shape, d + n))
         x_t[valid, :d], x_next[valid, :d] = phi.x(traj.obs[valid]), phi.x(traj.next_obs[valid])
-        x_t[valid, d:] = policy.score(theta, x, traj.actions[valid])
+        x_t[valid, d:] = policy.score(theta, x, a)
         ends = traj.terminated, traj.truncated
         u = lstd(x_t, traj.rewards, x_next, *ends, valid, self.gamma, self.lam, self.ridge)[d:]
         self.theta = natural_step(policy, theta, x, u, self.delta, self.alpha)
-        return {
-            "natural_gradient_norm": float(np.linalg.norm(u)),
-            "kl": float(policy.kl(theta, self.theta, x).mean()),
-            "entropy": float(policy.entropy(self.theta, x).mean()),
-        }
+        return self.diagnostics(x, theta, natural_gradient_norm=np.linalg.norm(u))

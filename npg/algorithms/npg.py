@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .._typing import Rng
-from ..rollout import Trajectories
 from ..solvers import cholesky_solve, conjugate_gradient
 from ..surrogates import natural_step
+from ..trajectories import Trajectories
 from .base import AdvantageAgent, choice, integer, number
 
 DIRECT = 300
@@ -41,11 +41,11 @@ class NPG(AdvantageAgent):
         λ of the advantages, Eq. (7.20).
     ridge : float
         κ_w, how much the critic's fit to a batch holds on to the w before it.
-    delta : float
+    delta : float or None
         δ, the divergence in nats that a step has to second order, ½ΔᵀFΔ, with F undamped; a step of more than 2δ in
-        truth is halved. 0 takes steps αu instead.
+        truth is halved. None takes steps αu instead.
     alpha : float
-        Step size α where δ = 0.
+        Step size α where δ is None.
     damping : float
         κ, Eq. (10.14); a softmax needs κ > 0 where its matrix is factored.
     fisher : {"exact", "empirical"}
@@ -60,7 +60,7 @@ class NPG(AdvantageAgent):
     """
 
     ridge: float = number(1.0, 0)
-    delta: float = number(0.01, 0)
+    delta: float | None = number(0.01, 1e-12, optional=True)
     alpha: float = number(0.1, 0)
     damping: float = number(1e-4, 0)
     fisher: str = choice("exact", "empirical")
@@ -89,8 +89,4 @@ class NPG(AdvantageAgent):
             u = conjugate_gradient(lambda v: F(v) + kappa * v, g, max_iter=m, tol=tol).x
         self.theta = natural_step(policy, theta, x, u, self.delta, self.alpha)
         self.w = self.v.fit(self.w, x_v, A + v, self.ridge)
-        return {
-            "gradient_norm": float(np.linalg.norm(g)),
-            "kl": float(policy.kl(theta, self.theta, x).mean()),
-            "entropy": float(policy.entropy(self.theta, x).mean()),
-        }
+        return self.diagnostics(x, theta, gradient_norm=np.linalg.norm(g))

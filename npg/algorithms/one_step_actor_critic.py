@@ -15,10 +15,11 @@ from typing import ClassVar
 import numpy as np
 
 from .._typing import Rng
-from ..critics import LinearValue, TDLambda
 from ..features import Features, rows
-from ..rollout import ONE_STEP, Steps, Trajectories
-from .base import Agent, choice, features, integer, number
+from ..traces import TDLambda
+from ..trajectories import ONE_STEP, Steps, Trajectories
+from ..values import LinearValue
+from .base import Agent, choice, features, number
 
 
 @dataclass
@@ -36,8 +37,6 @@ class OneStepActorCritic(Agent):
         Step sizes of θ and w.
     outer_discount : bool
         I = γ^t as in the book; False keeps I = 1, which follows Eq. (1.10).
-    columns : int
-        N parallel environments, whose updates are averaged, Eq. (8.9).
     """
 
     value_features: Features = features("polynomial")
@@ -45,7 +44,6 @@ class OneStepActorCritic(Agent):
     alpha: float = number(0.01, 0)
     alpha_w: float = number(0.05, 0)
     outer_discount: bool = choice(False, True)
-    columns: int = integer(1, 1)
 
     learned: ClassVar[tuple[str, ...]] = ("theta", "critic", "I")
 
@@ -54,11 +52,11 @@ class OneStepActorCritic(Agent):
         """One step."""
         return ONE_STEP
 
-    def init(self, rng: Rng) -> None:
+    def init(self, rng: Rng, columns: int = 1) -> None:
         """θ as the policy begins it, w = 0, I = 1."""
-        super().init(rng)
-        self.critic = TDLambda(LinearValue(self.value_features), self.columns, self.alpha_w, self.gamma, lam=0.0)
-        self.I = np.ones(self.columns)
+        super().init(rng, columns)
+        self.critic = TDLambda(LinearValue(self.value_features), columns, self.alpha_w, self.gamma, lam=0.0)
+        self.I = np.ones(columns)
 
     def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
         """One pass of the loop."""
@@ -71,4 +69,4 @@ class OneStepActorCritic(Agent):
             self.I *= self.gamma
 
         self.I[traj.terminated[0] | traj.truncated[0] | ~valid] = 1
-        return {"squared_td_error": float(delta @ delta) / n}
+        return {"squared_td_error": delta.dot(delta) / n}

@@ -16,12 +16,12 @@ from typing import ClassVar
 import numpy as np
 
 from .._typing import Rng
-from ..critics import clipped_error
 from ..features import rows
 from ..optimizers import OPTIMIZERS, clip_norm
-from ..returns import standardized
-from ..rollout import Trajectories
+from ..returns import normalized_advantages
 from ..surrogates import Surrogate, minibatches
+from ..trajectories import Trajectories
+from ..values import clipped_error
 from .base import AdvantageAgent, choice, integer, number
 
 
@@ -46,16 +46,16 @@ class PPOClip(AdvantageAgent):
         About how many rows a part has.
     epsilon : float
         ε, how far from 1 a ratio still counts.
-    target_kl : float
-        d_max in nats, after which the passes end; 0 for none.
-    normalize : bool
-        Shift and divide Â to mean 0 and standard deviation 1 over the rows, Eq. (11.15), unless that is rounding.
+    target_kl : float or None
+        d_max in nats, after which the passes end; None for no such limit.
+    normalize : {"standardize", "scale", None}
+        Divide Â by its deviation over the rows, or shift it to mean 0 too, Eq. (11.15), unless that is rounding.
     beta : float
         Weight β of the entropy, as in Eq. (8.12).
-    value_clip : float
-        How far v̂ may go from v_old and still learn, Eq. (11.16); 0 for no such limit.
-    clip : float
-        Largest norm of each gradient, Eq. (8.13); 0 does not clip.
+    value_clip : float or None
+        How far v̂ may go from v_old and still learn, Eq. (11.16); None for no such limit.
+    clip : float or None
+        Largest norm of each gradient, Eq. (8.13); None does not clip.
     optimizer : {"adam", "rmsprop", "ascent"}
     alpha, alpha_w : float
         Step sizes of θ and w.
@@ -64,20 +64,20 @@ class PPOClip(AdvantageAgent):
     epochs: int = integer(10, 1)
     minibatch: int = integer(256, 1)
     epsilon: float = number(0.2, 1e-12)
-    target_kl: float = number(0.02, 0)
-    normalize: bool = choice(True, False)
+    target_kl: float | None = number(0.02, 1e-12, optional=True)
+    normalize: str | None = choice("standardize", "scale", None)
     beta: float = number(0.0, 0)
-    value_clip: float = number(0.0, 0)
-    clip: float = number(0.0, 0)
+    value_clip: float | None = number(None, 1e-12, optional=True)
+    clip: float | None = number(None, 1e-12, optional=True)
     optimizer: str = choice("adam", "rmsprop", "ascent")
     alpha: float = number(0.01, 0)
     alpha_w: float = number(0.1, 0)
 
     learned: ClassVar[tuple[str, ...]] = ("theta", "w", "ascent", "ascent_w")
 
-    def init(self, rng: Rng) -> None:
+    def init(self, rng: Rng, columns: int = 1) -> None:
         """θ as the policy begins it, w = 0."""
-        super().init(rng)
+        super().init(rng, columns)
         self.ascent = OPTIMIZERS[self.optimizer](self.policy.n_params, self.alpha)
         self.ascent_w = OPTIMIZERS[self.optimizer](self.v.n_params, self.alpha_w)
 
@@ -85,12 +85,12 @@ class PPOClip(AdvantageAgent):
         """One pass of the loop."""
         x, a, x_v, v_old, A = self.advantages(traj)
         G = A + v_old
-        A = standardized(A, np.abs(v_old).max()) if self.normalize else A
+        A = normalized_advantages(A, self.normalize, np.abs(v_old).max())
         L = Surrogate(self.policy, self.theta, x, a, A)
-        c = self.clip or np.inf
+        d_max = np.inf if self.target_kl is None else self.target_kl
 
         epochs, kl = 0, 0.0
-        while epochs < self.epochs and kl <= (self.target_kl or np.inf):
+        while epochs < self.epochs and kl <= d_max:
             for part in minibatches(rng, len(A), self.minibatch):
                 M, L_part = len(part), L[part]
                 g = L_part.gradient(self.theta, self.epsilon)
@@ -98,12 +98,8 @@ class PPOClip(AdvantageAgent):
                 x_part = rows(x_v, part)
                 error = clipped_error(self.v.model.forward(self.w, x_part)[:, 0], v_old[part], G[part], self.value_clip)
                 g_w = self.v.model.vjp(self.w, x_part, error[:, None] / M)
-                self.theta = self.ascent.step(self.theta, clip_norm(g, c))
-                self.w = self.ascent_w.step(self.w, clip_norm(g_w, c))
+                self.theta = self.ascent.step(self.theta, clip_norm(g, self.clip))
+                self.w = self.ascent_w.step(self.w, clip_norm(g_w, self.clip))
             epochs, kl = epochs + 1, L.kl(self.theta)
-        return {
-            "kl": float(kl),
-            "epochs": float(epochs),
-            "clipped": float((np.abs(L.ratio(self.theta) - 1) > self.epsilon).mean()),
-            "entropy": float(self.policy.entropy(self.theta, L.x).mean()),
-        }
+        clipped = (np.abs(L.ratio(self.theta) - 1) > self.epsilon).mean()
+        return self.diagnostics(x, kl=kl, epochs=epochs, clipped=clipped)

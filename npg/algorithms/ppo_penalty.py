@@ -18,9 +18,9 @@ import numpy as np
 
 from .._typing import Rng
 from ..optimizers import OPTIMIZERS
-from ..returns import standardized
-from ..rollout import Trajectories
+from ..returns import normalized_advantages
 from ..surrogates import Surrogate, minibatches
+from ..trajectories import Trajectories
 from .base import AdvantageAgent, choice, integer, number
 
 LEAST_BETA, MOST_BETA = 1e-6, 1e6
@@ -52,8 +52,8 @@ class PPOPenalty(AdvantageAgent):
         d_targ in nats.
     beta : float
         β to begin with.
-    normalize : bool
-        Shift and divide Â to mean 0 and standard deviation 1 over the rows, Eq. (11.15), unless that is rounding.
+    normalize : {"standardize", "scale", None}
+        Divide Â by its deviation over the rows, or shift it to mean 0 too, Eq. (11.15), unless that is rounding.
     optimizer : {"adam", "rmsprop", "ascent"}
     alpha : float
         Step size α.
@@ -64,15 +64,15 @@ class PPOPenalty(AdvantageAgent):
     minibatch: int = integer(256, 1)
     target_kl: float = number(0.01, 1e-12)
     beta: float = number(1.0, LEAST_BETA, MOST_BETA)
-    normalize: bool = choice(True, False)
+    normalize: str | None = choice("standardize", "scale", None)
     optimizer: str = choice("adam", "rmsprop", "ascent")
     alpha: float = number(0.01, 0)
 
     learned: ClassVar[tuple[str, ...]] = ("theta", "w", "ascent", "penalty")
 
-    def init(self, rng: Rng) -> None:
+    def init(self, rng: Rng, columns: int = 1) -> None:
         """θ as the policy begins it, w = 0."""
-        super().init(rng)
+        super().init(rng, columns)
         self.ascent = OPTIMIZERS[self.optimizer](self.policy.n_params, self.alpha)
         self.penalty = np.array(self.beta, dtype=float)
 
@@ -80,7 +80,7 @@ class PPOPenalty(AdvantageAgent):
         """One pass of the loop."""
         x, a, x_v, v, A = self.advantages(traj)
         G = A + v
-        A = standardized(A, np.abs(v).max()) if self.normalize else A
+        A = normalized_advantages(A, self.normalize, np.abs(v).max())
         L, beta = Surrogate(self.policy, self.theta, x, a, A), self.penalty
 
         for _ in range(self.epochs):
@@ -95,5 +95,4 @@ class PPOPenalty(AdvantageAgent):
             beta = beta * 2
         self.penalty = np.clip(beta, LEAST_BETA, MOST_BETA)
         self.w = self.v.fit(self.w, x_v, G, self.ridge)
-        entropy = float(self.policy.entropy(self.theta, L.x).mean())
-        return {"kl": float(d), "beta": float(self.penalty), "entropy": entropy}
+        return self.diagnostics(x, kl=d, beta=self.penalty)

@@ -16,12 +16,12 @@ from typing import ClassVar
 import numpy as np
 
 from .._typing import Rng
-from ..critics import LinearValue, least_mean_squares, ridge_least_squares
 from ..estimators import optimal_baseline
 from ..features import Features, rows
 from ..optimizers import OPTIMIZERS
-from ..returns import discounted_returns, leave_one_out_mean, total_returns
-from ..rollout import Episodes, Trajectories
+from ..returns import discounted_returns, leave_one_out_mean, normalized_advantages, total_returns
+from ..trajectories import Episodes, Trajectories
+from ..values import LinearValue, least_mean_squares, ridge_least_squares
 from .base import Agent, choice, features, integer, number
 
 
@@ -53,13 +53,13 @@ class Reinforce(Agent):
     fit : {"earlier", "same"}
         With ``baseline="linear"``: whether b uses w fitted to the batch before (unbiased) or to this one (biased,
         Eq. (1.15)).
-    alpha_w : float
-        Step size of w, one step for each step of the batch in order, as in the book's box; 0 fits w by least
-        squares instead. With ``fit="same"``, b is then v̂(S_t; w) just before the step of its own row.
+    alpha_w : float or None
+        Step size of w, one step for each step of the batch in order, as in the book's box; None fits w by
+        least squares instead. With ``fit="same"``, b is then v̂(S_t; w) just before the step of its own row.
     ridge : float
         κ of the fit by least squares.
-    normalize : bool
-        Divide δ by its standard deviation over the batch, unless that is rounding.
+    normalize : {None, "scale", "standardize"}
+        Divide δ by its deviation over the rows, or shift it to mean 0 too, Eq. (11.15), unless that is rounding.
     optimizer : {"adam", "ascent"}
     alpha : float
         Step size α.
@@ -77,9 +77,9 @@ class Reinforce(Agent):
     outer_discount: bool = choice(True, False)
     baseline: str = choice("linear", "leave_one_out", "optimal", "none")
     fit: str = choice("earlier", "same")
-    alpha_w: float = number(0.0, 0)
+    alpha_w: float | None = number(None, 1e-12, optional=True)
     ridge: float = number(1.0, 0)
-    normalize: bool = choice(False, True)
+    normalize: str | None = choice(None, "scale", "standardize")
     optimizer: str = choice("adam", "ascent")
     alpha: float = number(0.05, 0)
 
@@ -95,9 +95,9 @@ class Reinforce(Agent):
         """M whole episodes."""
         return Episodes(self.episodes)
 
-    def init(self, rng: Rng) -> None:
+    def init(self, rng: Rng, columns: int = 1) -> None:
         """θ as the policy begins it, w = 0."""
-        super().init(rng)
+        super().init(rng, columns)
         self.ascent = OPTIMIZERS[self.optimizer](self.policy.n_params, self.alpha)
         self.v = LinearValue(self.baseline_features)
         self.w = np.zeros(self.v.n_params)
@@ -111,7 +111,7 @@ class Reinforce(Agent):
         G = discounted_returns(traj.rewards, traj.terminated, traj.truncated, self.gamma, bootstrap)
         if total:
             G = total_returns(traj.t == 0, G)
-        x, a, t, G = rows(traj.x, traj.valid), traj.actions[traj.valid], traj.t[traj.valid], G[traj.valid]
+        x, a, t, G = traj.rows(traj.t, G)
         M = np.count_nonzero(t == 0)
         discount = self.gamma**t if self.outer_discount and not total else np.ones(len(t))
 
@@ -119,7 +119,7 @@ class Reinforce(Agent):
         if linear:
             phi = self.v.x(traj.obs[traj.valid])
             b = phi @ self.w
-            if self.alpha_w > 0:
+            if self.alpha_w is not None:
                 self.w, b_same = least_mean_squares(self.w, phi, G, self.alpha_w)
             else:
                 self.w = ridge_least_squares(phi, G, self.ridge)
@@ -136,10 +136,8 @@ class Reinforce(Agent):
                 X[i] = self.policy.weighted_score(self.theta, x_i, a_i, w_i * G[of_i])
                 Psi[i] = self.policy.weighted_score(self.theta, x_i, a_i, w_i)
             b = optimal_baseline(X, Psi, leave_one_out=True)[episode, 0]
-        delta = G - b
-        if self.normalize and delta.std() > 1e-9 * np.abs(G).max():
-            delta /= delta.std()
+        delta = normalized_advantages(G - b, self.normalize, np.abs(G).max())
 
         g = self.policy.weighted_score(self.theta, x, a, discount * delta / M)
         self.theta = self.ascent.step(self.theta, g)
-        return {"advantage_std": float((G - b).std()), "gradient_norm": float(np.linalg.norm(g))}
+        return {"advantage_std": (G - b).std(), "gradient_norm": np.linalg.norm(g)}

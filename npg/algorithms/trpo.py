@@ -16,9 +16,9 @@ import numpy as np
 
 from .._typing import Rng
 from ..optimizers import kl_step
-from ..rollout import Trajectories
 from ..solvers import backtracking_line_search, conjugate_gradient
 from ..surrogates import Surrogate
+from ..trajectories import Trajectories
 from .base import AdvantageAgent, integer, number
 
 
@@ -84,12 +84,12 @@ class TRPO(AdvantageAgent):
         )
         self.theta = found.x
         self.w = self.v.fit(self.w, x_v, A + v, self.ridge)
-        return {
-            "gradient_norm": float(np.linalg.norm(g)),
-            "kl": found.constraint,
-            "improvement": found.improvement,
-            "accepted": float(found.accepted),
-            "backtracks": float(found.backtracks),
-            "cg_iterations": float(cg.iterations),
-            "entropy": float(self.policy.entropy(self.theta, x).mean()),
-        }
+        return self.diagnostics(
+            x,
+            gradient_norm=np.linalg.norm(g),
+            kl=found.constraint,
+            improvement=found.improvement,
+            accepted=found.accepted,
+            backtracks=found.backtracks,
+            cg_iterations=cg.iterations,
+        )

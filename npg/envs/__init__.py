@@ -1,8 +1,8 @@
 """Environments by name, with the time limit that every experiment needs.
 
 The problems of this package are registered with Gymnasium: ``npg/ShortCorridor-v0``, ``npg/RandomWalk-v0``,
-``npg/TwoState-v0``, ``npg/FourRooms-v0``, ``npg/Garnet-v0`` and ``npg/LQR-v0``. What their functions in ``mdps``, or
-``LQR``, take are keyword arguments of ``make_env`` and ``make_vec``.
+``npg/TwoState-v0``, ``npg/FourRooms-v0``, ``npg/Garnet-v0`` and ``npg/LQR-v0``. What their functions in
+``npg.problems``, or ``npg.lqr.LQR``, take are keyword arguments of ``make_env`` and ``make_vec``.
 """
 
 from collections.abc import Callable
@@ -13,11 +13,12 @@ import gymnasium
 from gymnasium import spaces, wrappers
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from .._checks import at_least, is_number
+from .._checks import at_least, unit_interval
 from ..exact import TabularMDP
-from ..rollout import Env, single_spaces
-from .lqr import LQR, LQREnv
-from .mdps import four_rooms, garnet, random_walk, short_corridor, two_state
+from ..lqr import LQR
+from ..problems import four_rooms, garnet, random_walk, short_corridor, two_state
+from .lqr import LQREnv
+from .spaces import Env, single_spaces
 from .tabular import TabularEnv, TabularVectorEnv
 
 DEFAULT_TIME_LIMIT = 1000
@@ -104,8 +105,7 @@ def normalized(env: Env, observations: bool = True, rewards: bool = False, gamma
     ValueError, TypeError
         For another autoreset mode, observations that are not a Box, or a bad gamma.
     """
-    if not (is_number(gamma) and 0 <= gamma <= 1):
-        raise ValueError(f"gamma must be a number in [0, 1], got {gamma!r}")
+    unit_interval("gamma", gamma)
     kinds: Any = wrappers
     if isinstance(env, VectorEnv):
         kinds, mode = wrappers.vector, env.metadata.get("autoreset_mode")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .training import Run
+from .runs import Run
 
 
 def learning_curves(runs: list[Run], path: str | Path) -> None:

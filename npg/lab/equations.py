@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TAG = re.compile(r"\\tag\{(\d+\.\d+)\}")
 CITATION = re.compile(r"Eqs?\.\s+((?:\(\d+\.\d+\)(?:\s*(?:,|–|and)\s*)?)+)")
 

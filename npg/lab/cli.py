@@ -11,15 +11,17 @@ from typing import Any
 
 import gymnasium
 
-from . import __version__, equations
-from ._checks import at_least
-from ._typing import Array
-from .algorithms import ALGORITHMS
-from .envs import make_env, make_vec, normalized
-from .features import KINDS
-from .gradcheck import run_cases
+from .._checks import at_least
+from .._typing import Array
+from .._version import __version__
+from ..algorithms import ALGORITHMS
+from ..envs import make_env, make_vec, normalized
+from ..features import KINDS
+from . import equations
+from .cases import run_cases
 from .presets import PRESETS, make_agent, preset
-from .training import Row, Run, evaluate, train
+from .runs import Row, Run
+from .training import evaluate, train
 
 
 class Progress:
@@ -65,7 +67,7 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
         try:
             settings[name] = json.loads(value)
         except ValueError:
-            settings[name] = {"True": True, "False": False}.get(value, value)
+            settings[name] = {"True": True, "False": False, "None": None}.get(value, value)
     return settings
 
 

@@ -4,12 +4,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from gymnasium import spaces
-from gymnasium.vector import VectorEnv
 
-from . import features
-from .algorithms import ALGORITHMS, Agent
-from .policies import make_policy
-from .rollout import Env, normalizers, single_spaces
+from .. import features
+from ..algorithms import ALGORITHMS, Agent
+from ..envs.spaces import Env, normalizers, single_spaces
+from ..policies import make_policy
 
 
 @dataclass(frozen=True)
@@ -34,9 +33,6 @@ class Preset:
 _CARTPOLE_SCALE = [2.4, 3.0, 0.21, 3.0]
 _MOUNTAIN_CAR_TILES = {"kind": "tile", "n_tilings": 8, "n_tiles": 8}
 _PENDULUM_TILES = {"kind": "tile", "n_tilings": 16, "n_tiles": [4, 4, 6]}
-
-PARALLEL = ("a2c", "npg", "natural_actor_critic", "trpo", "ppo_clip", "ppo_penalty", "dual_descent")
-"""Methods that take 16 environments at once by default."""
 
 PRESETS: dict[tuple[str, str], Preset] = {
     ("reinforce", "CartPole-v1"): Preset(
@@ -164,7 +160,7 @@ def preset(algorithm: str, env_id: str | None) -> Preset:
     """
     if algorithm not in ALGORITHMS:
         raise ValueError(f"algorithm must be one of {', '.join(ALGORITHMS)}, got {algorithm!r}")
-    return PRESETS.get((algorithm, env_id or ""), Preset(num_envs=16 if algorithm in PARALLEL else 0))
+    return PRESETS.get((algorithm, env_id or ""), Preset(num_envs=ALGORITHMS[algorithm].num_envs))
 
 
 def make_agent(algorithm: str, env: Env, **settings: Any) -> Agent:
@@ -177,10 +173,9 @@ def make_agent(algorithm: str, env: Env, **settings: Any) -> Agent:
     env : gymnasium.Env or gymnasium.vector.VectorEnv
         Its spaces choose the policy; its id, if it has one, the preset.
     **settings
-        Fields of the algorithm's class, of which ``columns`` is the number of parallel environments unless given;
-        ``features`` of the policy and ``scale_features`` of its log σ, each features, a kind (``"fourier"``) or a
-        dict (``{"kind": "fourier", "order": 5}``); ``scale``, the half-width of the range of each component of the
-        observation, for all features that have none of their own.
+        Fields of the algorithm's class; ``features`` of the policy and ``scale_features`` of its log σ, each features, a
+        kind (``"fourier"``) or a dict (``{"kind": "fourier", "order": 5}``); ``scale``, the half-width of the range of
+        each component of the observation, for all features that have none of their own.
 
     Raises
     ------
@@ -196,8 +191,6 @@ def make_agent(algorithm: str, env: Env, **settings: Any) -> Agent:
 
     scale = settings.pop("scale", None)
     own = {f.name for f in fields(cls)} - {"policy"}
-    if "columns" in own:
-        settings.setdefault("columns", env.num_envs if isinstance(env, VectorEnv) else 1)
     specs: dict[str, Any] = {"features": features.default_kind(observation_space)}
     for f in fields(cls):
         if "features" in f.metadata:

@@ -1,92 +1,19 @@
-"""Trajectories, and how they are collected from any Gymnasium environment.
+"""How trajectories are collected from any Gymnasium environment.
 
 One collector steps a scalar ``Env`` directly or a ``VectorEnv`` in each of Gymnasium's autoreset modes, and hands
 out the same arrays: ``next_obs`` is always the true successor, never the first observation of the next episode,
 and what is not a transition (a reset step, padding) is marked by ``valid`` and zero.
 """
 
-# mypy: disable-error-code="no-any-return"
-
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
-import gymnasium
 import numpy as np
-from gymnasium import spaces, wrappers
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from ._checks import at_least
-from ._typing import Array, Inputs, Rng
-from .features import rows
-
-Env = gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any]
-
-
-def single_spaces(env: Env) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
-    """Observation and action space of one environment, or of each one in a vector."""
-    if isinstance(env, VectorEnv):
-        return env.single_observation_space, env.single_action_space
-    return env.observation_space, env.action_space
-
-
-def normalizers(env: Env) -> dict[str, Any]:
-    """Gymnasium's ``NormalizeObservation`` and ``NormalizeReward`` around ``env``, those that there are.
-
-    Returns
-    -------
-    dict
-        The wrappers by what they normalise, ``"observation"`` and ``"reward"``.
-
-    Raises
-    ------
-    ValueError
-        If there are two of a kind.
-    """
-    found: dict[str, Any] = {}
-    while isinstance(env, gymnasium.Wrapper | VectorWrapper):
-        for name, kinds in (
-            ("observation", (wrappers.NormalizeObservation, wrappers.vector.NormalizeObservation)),
-            ("reward", (wrappers.NormalizeReward, wrappers.vector.NormalizeReward)),
-        ):
-            if isinstance(env, kinds):
-                if name in found:
-                    raise ValueError(f"the {name}s of env must be normalised once, got two wrappers: {found[name]}")
-                found[name] = env
-        env = env.env
-    return found
-
-
-class DivergenceError(ArithmeticError):
-    """θ, a critic or an action has become infinite or NaN."""
-
-
-@dataclass(frozen=True)
-class Steps:
-    """Collect n steps of each column; episodes go on from one collection to the next."""
-
-    n: int
-
-    def __post_init__(self) -> None:
-        at_least("Steps", self.n, 1)
-
-
-ONE_STEP = Steps(1)
-"""What an online method learns from, asked for so often that it is made once."""
-
-
-@dataclass(frozen=True)
-class Episodes:
-    """Collect n whole episodes, the same number in each column (n rounded up to a multiple of N).
-
-    Taking the first n to finish instead would favour short episodes.
-    """
-
-    n: int
-
-    def __post_init__(self) -> None:
-        at_least("Episodes", self.n, 1)
+from .._typing import Array, Inputs, Rng
+from ..envs.spaces import Env, all_finite, normalizers, single_spaces, to_env
+from ..trajectories import Episodes, Steps, Trajectories
 
 
 class Actor(Protocol):
@@ -94,70 +21,6 @@ class Actor(Protocol):
 
     def act(self, obs: Array, rng: Rng, explore: bool = True) -> tuple[Array, Inputs]:
         """Actions for a batch of observations, and the features they were chosen on: new arrays each time."""
-
-
-@dataclass(slots=True)
-class Trajectories:
-    """Recorded transitions, time-major: row t of column n is one step of environment n.
-
-    ``traj[columns]`` (an int, slice, or index array) is the ``Trajectories`` of some columns.
-
-    Attributes
-    ----------
-    obs : (T, N, ...)
-        S_t.
-    x : (T, N, ...) or a pair of them
-        Features of S_t that the action was chosen on.
-    actions : (T, N) or (T, N, m)
-        A_t as it was sampled, before it was clipped to the action space.
-    rewards : (T, N)
-        R_{t+1}, as the agent learns from it: normalised where the environment normalises it.
-    next_obs : (T, N, ...)
-        S_{t+1}, the true successor, also at the end of an episode.
-    terminated, truncated : (T, N) boolean
-        Whether S_{t+1} is terminal; whether the episode was cut at S_{t+1}.
-    valid : (T, N) boolean
-        False on autoreset steps and padding, whose rows are zero.
-    t : (T, N) integers
-        Time of S_t within its episode.
-    """
-
-    obs: Array
-    x: Inputs
-    actions: Array
-    rewards: Array
-    next_obs: Array
-    terminated: Array
-    truncated: Array
-    valid: Array
-    t: Array
-
-    def __getitem__(self, columns: Any) -> "Trajectories":
-        index = (slice(None), [columns] if isinstance(columns, int | np.integer) else columns)
-        return Trajectories(**{name: rows(getattr(self, name), index) for name in self.__slots__})  # type: ignore[arg-type]
-
-    def episodes(self) -> Array:
-        """The number of the episode of each row, by the order in which columns began them: (T, N).
-
-        Raises
-        ------
-        ValueError
-            Unless these are whole episodes, as many in each column.
-        """
-        starts, ends = (self.valid & flags for flags in (self.t == 0, self.terminated | self.truncated))
-        if not (starts[0].all() and np.ptp(starts.sum(axis=0)) == 0 and np.array_equal(starts.sum(0), ends.sum(0))):
-            raise ValueError("the trajectories must be whole episodes, as many in each column: collect Episodes")
-        number = np.cumsum(starts, axis=0) - 1
-        return number * self.rewards.shape[1] + np.arange(self.rewards.shape[1])
-
-    def episode_returns(self) -> Array:
-        """Undiscounted return of each of the ``episodes``: (M,)."""
-        return np.bincount(self.episodes()[self.valid], weights=self.rewards[self.valid])
-
-
-def _all_finite(a: Array) -> bool:
-    # One BLAS call finds nearly every finite array finite; the exact test is for squares that overflow.
-    return a.dtype.kind != "f" or math.isfinite(np.vdot(a, a)) or bool(np.isfinite(a).all())
 
 
 class Collector:
@@ -191,7 +54,7 @@ class Collector:
                 )
         self.n_columns = env.num_envs if isinstance(env, VectorEnv) else 1
         self.observation_space, self.action_space = single_spaces(env)
-        self._to_env = _env_action(self.action_space, vector=self.mode is not None)
+        self._to_env = to_env(self.action_space, vector=self.mode is not None)
         self._normalizer = normalizers(env).get("reward")
         self._obs: Any = None
 
@@ -272,7 +135,7 @@ class Collector:
         obs = np.array(obs, dtype=self.observation_space.dtype)
         if self.mode is None:
             obs = obs[None]
-        obs_finite = _all_finite(obs)
+        obs_finite = all_finite(obs)
         if not (obs_finite and (math.isfinite(reward) if self.mode is None else np.isfinite(reward).all())):
             kind, value = ("reward", reward) if obs_finite else ("observation", obs)
             raise ValueError(f"the environment returned a {kind} that is not finite: {value}")
@@ -360,24 +223,3 @@ def _one_step(
         x = x[None]
     flags = np.array([[terminated]]), np.array([[truncated]]), np.array([[valid]])
     return Trajectories(obs[None], x, action[None], np.array([[reward]]), next_obs[None], *flags, np.array([[t]]))
-
-
-def _env_action(space: spaces.Space[Any], vector: bool) -> Callable[[Array], Any]:
-    """From sampled actions (N, …) to what the environment takes: shifted by its start, or clipped to its Box."""
-    if isinstance(space, spaces.Discrete):
-        start = int(space.start)
-        return (lambda a: a + start) if vector else (lambda a: int(a[0]) + start)
-    if not isinstance(space, spaces.Box):
-        raise TypeError(f"action space must be Box or Discrete, got {space}")
-    shape = (-1, *space.shape) if vector else space.shape
-    low, high = space.low.astype(float), space.high.astype(float)
-    dtype = space.dtype
-    integers = dtype.kind in "iu"
-
-    def clipped(a: Array) -> Array:
-        if not _all_finite(a):
-            raise DivergenceError(f"the policy chose the action {a}, which is not finite")
-        a = a.reshape(shape).clip(low, high)
-        return np.asarray(np.rint(a) if integers else a, dtype=dtype)
-
-    return clipped

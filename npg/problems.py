@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from .._checks import at_least
-from .._typing import Rng
-from ..exact import TabularMDP
+from ._checks import at_least, unit_interval
+from ._typing import Rng
+from .exact import TabularMDP
 
 FOUR_ROOMS = (
     "#############",
@@ -96,8 +96,7 @@ def four_rooms(goal: tuple[int, int] = (7, 9), slip: float = 1 / 3, gamma: float
     cells = [(i, j) for i, line in enumerate(FOUR_ROOMS) for j, cell in enumerate(line) if cell == "."]
     if np.shape(goal) != (2,) or tuple(goal) not in cells:
         raise ValueError(f"goal must be the row and column of a cell of FOUR_ROOMS, got {goal!r}")
-    if not 0 <= slip <= 1:
-        raise ValueError(f"slip must lie in [0, 1], got {slip!r}")
+    unit_interval("slip", slip)
     number = {cell: s for s, cell in enumerate(cells)}
     end = number[goal[0], goal[1]]
     S = len(cells)
@@ -146,8 +145,7 @@ def garnet(
         at_least(name, value, 1)
     if branching > n_states:
         raise ValueError(f"branching must be at most n_states = {n_states}, got {branching}")
-    if not 0 <= termination <= 1:
-        raise ValueError(f"termination must lie in [0, 1], got {termination!r}")
+    unit_interval("termination", termination)
     rng = np.random.default_rng(seed)
     successors = rng.permuted(np.tile(np.arange(n_states), (n_states, n_actions, 1)), axis=2)[..., :branching]
     cuts = np.sort(rng.random((n_states, n_actions, branching - 1)), axis=2)

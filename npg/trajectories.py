@@ -1,0 +1,115 @@
+"""Recorded trajectories, and how much of them a method asks for."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ._checks import at_least
+from ._typing import Array, Inputs
+from .features import rows
+
+
+class DivergenceError(ArithmeticError):
+    """θ, a critic or an action has become infinite or NaN."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Collect n steps of each column; episodes go on from one collection to the next."""
+
+    n: int
+
+    def __post_init__(self) -> None:
+        at_least("Steps", self.n, 1)
+
+
+ONE_STEP = Steps(1)
+"""What an online method learns from, asked for so often that it is made once."""
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Collect n whole episodes, the same number in each column (n rounded up to a multiple of N).
+
+    Taking the first n to finish instead would favour short episodes.
+    """
+
+    n: int
+
+    def __post_init__(self) -> None:
+        at_least("Episodes", self.n, 1)
+
+
+@dataclass(slots=True)
+class Trajectories:
+    """Recorded transitions, time-major: row t of column n is one step of environment n.
+
+    ``traj[columns]`` (an int, slice, or index array) is the ``Trajectories`` of some columns.
+
+    Attributes
+    ----------
+    obs : (T, N, ...)
+        S_t.
+    x : (T, N, ...) or a pair of them
+        Features of S_t that the action was chosen on.
+    actions : (T, N) or (T, N, m)
+        A_t as it was sampled, before it was clipped to the action space.
+    rewards : (T, N)
+        R_{t+1}, as the agent learns from it: normalised where the environment normalises it.
+    next_obs : (T, N, ...)
+        S_{t+1}, the true successor, also at the end of an episode.
+    terminated, truncated : (T, N) boolean
+        Whether S_{t+1} is terminal; whether the episode was cut at S_{t+1}.
+    valid : (T, N) boolean
+        False on autoreset steps and padding, whose rows are zero.
+    t : (T, N) integers
+        Time of S_t within its episode.
+    """
+
+    obs: Array
+    x: Inputs
+    actions: Array
+    rewards: Array
+    next_obs: Array
+    terminated: Array
+    truncated: Array
+    valid: Array
+    t: Array
+
+    def __getitem__(self, columns: Any) -> "Trajectories":
+        index = (slice(None), [columns] if isinstance(columns, int | np.integer) else columns)
+        return Trajectories(**{name: rows(getattr(self, name), index) for name in self.__slots__})  # type: ignore[arg-type]
+
+    def rows(self, *arrays: Array) -> tuple[Any, ...]:
+        """The valid rows of x, of the actions, and of each of ``arrays`` (T, N, …): B rows, (B, …) each."""
+        return rows(self.x, self.valid), self.actions[self.valid], *(array[self.valid] for array in arrays)
+
+    def observations(self) -> tuple[Array, Array]:
+        """S and S' of one step of each environment (T = 1), of which at least one is valid: (N, …).
+
+        Rows that are no transitions get those of one that is, because their zeros need not be an observation.
+        """
+        obs, next_obs, valid = self.obs[0], self.next_obs[0], self.valid[0]
+        if np.count_nonzero(valid) < len(valid):
+            index = np.where(valid, np.arange(len(valid)), valid.argmax())
+            obs, next_obs = obs[index], next_obs[index]
+        return obs, next_obs
+
+    def episodes(self) -> Array:
+        """The number of the episode of each row, by the order in which columns began them: (T, N).
+
+        Raises
+        ------
+        ValueError
+            Unless these are whole episodes, as many in each column.
+        """
+        starts, ends = (self.valid & flags for flags in (self.t == 0, self.terminated | self.truncated))
+        if not (starts[0].all() and np.ptp(starts.sum(axis=0)) == 0 and np.array_equal(starts.sum(0), ends.sum(0))):
+            raise ValueError("the trajectories must be whole episodes, as many in each column: collect Episodes")
+        number = np.cumsum(starts, axis=0) - 1
+        return number * self.rewards.shape[1] + np.arange(self.rewards.shape[1])
+
+    def episode_returns(self) -> Array:
+        """Undiscounted return of each of the ``episodes``: (M,)."""
+        return np.bincount(self.episodes()[self.valid], weights=self.rewards[self.valid])
