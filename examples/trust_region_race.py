@@ -30,12 +30,13 @@ ACROBOT_METHODS = {
     "REINFORCE": (
         "reinforce",
         16,
-        ACROBOT | {"baseline_features": ACROBOT_VALUES, "outer_discount": False, "normalize": True, "alpha": 0.3},
+        ACROBOT | {"baseline_features": ACROBOT_VALUES, "outer_discount": False, "normalize": "scale", "alpha": 0.3},
     ),
     "A2C": (
         "a2c",
         16,
-        CRITIC | {"n_steps": 32, "normalize": True, "optimizer": "adam", "clip": 0, "alpha": 0.03, "alpha_w": 1.0},
+        CRITIC
+        | {"n_steps": 32, "normalize": "standardize", "optimizer": "adam", "clip": None, "alpha": 0.03, "alpha_w": 1.0},
     ),
     "NPG": ("npg", 16, CRITIC | {"n_steps": 256, "delta": 0.05}),
     "TRPO": ("trpo", 16, CRITIC | {"n_steps": 256, "delta": 0.05}),
@@ -50,7 +51,7 @@ PENDULUM_METHODS = {
     "REINFORCE": (
         "reinforce",
         16,
-        POLICY | {"baseline_features": PENDULUM_VALUES, "outer_discount": False, "normalize": True, "alpha": 0.3},
+        POLICY | {"baseline_features": PENDULUM_VALUES, "outer_discount": False, "normalize": "scale", "alpha": 0.3},
     ),
     "A2C": (
         "a2c",
@@ -59,9 +60,9 @@ PENDULUM_METHODS = {
         | {
             "n_steps": 25,
             "beta": 0.0,
-            "normalize": True,
+            "normalize": "standardize",
             "optimizer": "adam",
-            "clip": 0,
+            "clip": None,
             "alpha": 0.03,
             "alpha_w": 1.0,
         },

@@ -18,19 +18,14 @@ Rng = np.random.Generator
 class BoxSpace(Protocol):
     """What is read of a space of real vectors, such as ``gymnasium.spaces.Box``."""
 
-    @property
-    def low(self) -> Any: ...
-    @property
-    def high(self) -> Any: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
+    low: Any
+    high: Any
+    shape: Any
 
 
 @runtime_checkable
 class DiscreteSpace(Protocol):
     """What is read of a space of the integers start, …, start + n − 1, such as ``gymnasium.spaces.Discrete``."""
 
-    @property
-    def n(self) -> Any: ...
-    @property
-    def start(self) -> Any: ...
+    n: Any
+    start: Any

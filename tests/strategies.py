@@ -273,3 +273,23 @@ def problems(draw: Any, episodic: bool | None = None, discounted: bool | None = 
     features = F.OneHot(mdp.n_states) if tabular else state_features(rng, mdp.n_states, 2)
     policy = Policy(features, Linear(mdp.n_states if tabular else 2, A), Categorical(A))
     return Problem(mdp, policy, rng.normal(size=policy.n_params), rng)
+
+
+# Values
+
+
+def layered(rng, gamma, n=3, A=2):
+    """A problem whose episodes end within n steps, as each leads to a higher state."""
+    P, R = np.zeros((n + 1, A, n + 1)), rng.normal(size=(n + 1, A, n + 1))
+    for s in range(n):
+        P[s, :, s + 1 :] = rng.dirichlet(np.ones(n - s), size=A)
+    P[n, :, n], R[n] = 1, 0
+    mdp = TabularMDP(P, R, gamma, np.append(np.full(n, 1 / n), 0))
+    policy = SoftmaxLinear(F.OneHot(n + 1), A)
+    return Problem(mdp, policy, rng.normal(size=policy.n_params), rng)
+
+
+layers = st.builds(layered, generators, st.sampled_from([0.5, 0.9, 1.0]))
+
+
+lams = st.sampled_from([0.0, 0.5, 0.9, 1.0])

@@ -4,21 +4,23 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import seeds
-from test_batch_actor_critic import joined, target_of
-from test_one_step_actor_critic import (
+from oracles import (
     CASES,
     Case,
     Row,
     close,
     collected,
+    joined,
     probabilities,
-    row_of,
     score,
+    segments,
     step_of,
     stream,
+    target_of,
     vector,
+    windows,
 )
+from strategies import seeds
 
 import npg
 from npg import features as F
@@ -30,10 +32,9 @@ from npg.optimizers import OPTIMIZERS
 from npg.policies import SoftmaxLinear
 from npg.problems import random_walk
 from npg.returns import gae, n_step_returns
-from npg.trajectories import Trajectories
 
 SETTINGS = {"gamma": 0.8, "n_steps": 5, "advantage": "gae", "lam": 0.7, "n": 2, "beta": 0.3, "clip": 0.5}
-SETTINGS |= {"normalize": False, "optimizer": "ascent", "alpha": 0.01, "alpha_w": 0.1}
+SETTINGS |= {"normalize": None, "optimizer": "ascent", "alpha": 0.01, "alpha_w": 0.1}
 UNCLIPPED = {"clip": 1e9, "alpha": 1.0, "alpha_w": 1.0}
 
 
@@ -44,26 +45,6 @@ def make(case: Case, seed: int = 0, **changed) -> A2C:
     agent.init(rng)
     agent.theta, agent.w = 0.2 * rng.normal(size=agent.theta.shape), rng.normal(size=agent.w.shape)
     return agent
-
-
-def segments(case: Case, seed: int, count: int = 4, columns: int = 3) -> list[Trajectories]:
-    """Five steps each of columns whose episodes go on from one segment to the next, with reset steps."""
-    steps = stream(case, seed, 5 * count, columns, resets=True)
-    return [joined(steps[5 * k : 5 * k + 5]) for k in range(count)]
-
-
-def windows(traj: Trajectories) -> list[list[Row]]:
-    """The rows of each episode, or part of one, in the segment."""
-    found: list[list[Row]] = []
-    for n in range(traj.valid.shape[1]):
-        going_on = False
-        for t in range(len(traj.valid)):
-            row = row_of(Trajectories(**{f: F.rows(getattr(traj, f), slice(t, t + 1)) for f in traj.__slots__}), n)
-            if row:
-                found += [] if going_on else [[]]
-                found[-1].append(row)
-                going_on = not (row.terminated or row.truncated)
-    return found
 
 
 def grad_entropy(policy, theta, obs):
@@ -125,7 +106,7 @@ def check_box(kind, seed, **changed):
     st.sampled_from([1, 2, 9]),
     st.sampled_from([0.0, 0.3]),
     st.sampled_from([0.1, 2.0, 1e9]),
-    st.booleans(),
+    st.sampled_from([None, "standardize"]),
 )
 @settings(max_examples=5)
 def test_update_is_its_box_line_by_line(kind, advantage, seed, lam, n, beta, clip, normalize):
@@ -199,7 +180,7 @@ def test_all_but_a_termination_is_bootstrapped_through(advantage, ends, delta):
 
 
 @pytest.mark.equation("8.12")
-@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("normalize", [None, "standardize"])
 def test_the_critic_learns_the_same_whether_advantages_are_normalised(normalize):
     agent, plain = make(CASES["dense"], normalize=normalize), make(CASES["dense"])
     for traj in segments(CASES["dense"], 0):
@@ -215,7 +196,7 @@ def test_advantages_that_differ_by_rounding_alone_are_not_blown_up():
     traj = segments(CASES["one-hot"], 0)[0]
     traj.truncated |= traj.terminated
     traj.rewards[:], traj.terminated[:] = 0.7, False
-    agents = [make(CASES["one-hot"], gamma=0.8, normalize=normalize) for normalize in (False, True)]
+    agents = [make(CASES["one-hot"], gamma=0.8, normalize=normalize) for normalize in (None, "standardize")]
     for agent in agents:
         agent.w[:] = 0.7 / (1 - 0.8)  # the value, up to rounding
         diagnostics = agent.update(traj, np.random.default_rng(0))
@@ -253,7 +234,7 @@ def test_columns_and_reset_steps_do_not_matter():
         last = part[-1]  # the last of a window that goes on is bootstrapped from as at a time limit
         marked += [[row] for row in [*part[:-1], last._replace(truncated=not last.terminated or last.truncated)]]
     in_one_column = joined([step_of(case.policy, row, row[0]) for row in marked])
-    agents = [make(case, normalize=True) for _ in range(3)]
+    agents = [make(case, normalize="standardize") for _ in range(3)]
     for agent, same in zip(agents, [traj, traj[[2, 0, 1]], in_one_column], strict=True):
         agent.update(same, np.random.default_rng(0))
         np.testing.assert_allclose(agent.theta, agents[0].theta, rtol=0, atol=1e-13)
@@ -306,7 +287,7 @@ def test_a_restored_agent_continues_identically(optimizer):
     ("name", "value"),
     [
         ("gamma", 1.01), ("n_steps", 0), ("advantage", "td"), ("lam", -0.1), ("lam", 1.01), ("n", 0), ("beta", -1),
-        ("clip", -1), ("clip", None), ("normalize", 1), ("optimizer", "sgd"), ("alpha", -1), ("alpha_w", -1),
+        ("clip", -1), ("clip", 0), ("normalize", 1), ("optimizer", "sgd"), ("alpha", -1), ("alpha_w", -1),
     ],
 )  # fmt: skip
 def test_bad_settings_are_refused_by_name(name, value):

@@ -8,12 +8,12 @@ from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import problems, seeds
-from test_critics import lams, layers
-from test_one_step_actor_critic import (
+from oracles import (
     BOX,
     CASES,
-    SETTINGS,
+    DECAYS,
+    KINDS_AND_TRACES,
+    ONLINE,
     WALK,
     Case,
     Row,
@@ -27,11 +27,13 @@ from test_one_step_actor_critic import (
     row_of,
     score,
     step_of,
+    steps_of,
     stream,
     table,
     transitions,
     vector,
 )
+from strategies import lams, layers, problems, seeds
 
 import npg
 from npg import features as F
@@ -42,11 +44,6 @@ from npg.policies import SoftmaxLinear
 from npg.problems import random_walk
 from npg.returns import gae
 from npg.traces import TRACES
-from npg.trajectories import Trajectories
-
-BINARY = ("one-hot", "tiles", "gaussian on shared tiles", "gaussian on features of its own")
-KINDS_AND_TRACES = [(kind, trace) for kind in CASES for trace in TRACES if trace != "replacing" or kind in BINARY]
-DECAYS = {"lam_theta": 0.7, "lam_w": 0.9}
 
 
 def box(case, theta, w, rows, *, gamma, alpha, alpha_w, lam_theta, lam_w, trace, outer_discount):
@@ -84,7 +81,7 @@ def box(case, theta, w, rows, *, gamma, alpha, alpha_w, lam_theta, lam_w, trace,
 @settings(max_examples=15)
 def test_one_column_is_the_box_of_the_book_line_by_line(kind, trace, seed, outer_discount, lam_theta, lam_w):
     case = CASES[kind]
-    setting = SETTINGS | {"outer_discount": outer_discount, "trace": trace, "lam_theta": lam_theta, "lam_w": lam_w}
+    setting = ONLINE | {"outer_discount": outer_discount, "trace": trace, "lam_theta": lam_theta, "lam_w": lam_w}
     agent, steps = make(ActorCriticLambda, case, seed, **setting), stream(case, seed)
     expected = box(case, agent.theta.copy(), agent.critic.w.copy(), map(row_of, steps), **setting)
     for traj, (theta, w) in zip(steps, expected, strict=True):
@@ -97,7 +94,7 @@ def test_one_column_is_the_box_of_the_book_line_by_line(kind, trace, seed, outer
 @pytest.mark.parametrize("trace", TRACES)
 @pytest.mark.parametrize("outer_discount", [False, True])
 def test_a_collected_run_is_the_box_of_the_book_line_by_line(trace, outer_discount):
-    setting = SETTINGS | DECAYS | {"outer_discount": outer_discount, "trace": trace}
+    setting = ONLINE | DECAYS | {"outer_discount": outer_discount, "trace": trace}
     agent = make(ActorCriticLambda, WALK, **setting)
     theta, w, steps = agent.theta.copy(), agent.critic.w.copy(), []
     for traj in collected(agent, TimeLimit(TabularEnv(random_walk(5)), 6), 100):
@@ -113,7 +110,7 @@ def test_a_collected_run_is_the_box_of_the_book_line_by_line(trace, outer_discou
 @pytest.mark.equation("8.7")
 @given(seeds, st.booleans())
 def test_without_decay_it_is_the_one_step_method(seed, outer_discount):
-    setting = SETTINGS | {"outer_discount": outer_discount}
+    setting = ONLINE | {"outer_discount": outer_discount}
     agent = make(ActorCriticLambda, CASES["dense"], seed, lam_theta=0.0, lam_w=0.0, **setting)
     one_step = make(OneStepActorCritic, CASES["dense"], seed, **setting)
     for traj in stream(CASES["dense"], seed):
@@ -132,7 +129,7 @@ def test_without_decay_it_is_the_one_step_method(seed, outer_discount):
 @given(seeds)
 @settings(max_examples=3)
 def test_columns_are_averaged_and_reset_steps_change_nothing(kind, trace, resets, seed):
-    setting = SETTINGS | DECAYS | {"outer_discount": True, "trace": trace}
+    setting = ONLINE | DECAYS | {"outer_discount": True, "trace": trace}
     agent = make(ActorCriticLambda, CASES[kind], seed, columns=3, **setting)
     singles = [make(ActorCriticLambda, CASES[kind], **setting) for _ in range(3)]
     check_columns_are_averaged(agent, singles, stream(CASES[kind], seed, columns=3, resets=resets))
@@ -141,7 +138,7 @@ def test_columns_are_averaged_and_reset_steps_change_nothing(kind, trace, resets
 @pytest.mark.equation("8.9")
 @pytest.mark.parametrize("trace", TRACES)
 def test_collected_columns_are_averaged_and_reset_steps_change_nothing(trace):
-    setting = SETTINGS | DECAYS | {"outer_discount": True, "trace": trace}
+    setting = ONLINE | DECAYS | {"outer_discount": True, "trace": trace}
     agent = make(ActorCriticLambda, WALK, columns=3, **setting)
     singles = [make(ActorCriticLambda, WALK, **setting) for _ in range(3)]
     check_columns_are_averaged(agent, singles, collected(agent, TabularVectorEnv(random_walk(5), 3, 6), 60))
@@ -160,8 +157,8 @@ def test_two_columns_have_the_mean_of_one_and_half_its_covariance(p):
     case, setting = Case(p.policy, table(p.mdp), None), {"alpha": 1.0, "alpha_w": 1.0, "gamma": 0.9}
 
     def moments(columns):
-        agent = ActorCriticLambda(case.policy, case.value_features, columns=columns, **setting)
-        agent.init(p.rng)
+        agent = ActorCriticLambda(case.policy, case.value_features, **setting)
+        agent.init(p.rng, columns)
         begin = agent.state() | {"theta": p.theta, "critic.w": np.arange(1.0, p.mdp.n_states + 1)}
         mean, second, total = 0.0, 0.0, 0.0
         for index in np.ndindex(*[len(possible)] * columns):
@@ -199,7 +196,7 @@ def test_reset_steps_do_no_harm_where_zero_is_no_state(trace):
     ("kind", "trace"), [("one-hot", "dutch"), ("tiles", "replacing"), ("gaussian", "accumulating")]
 )
 def test_a_restored_agent_continues_identically(kind, trace):
-    case, setting = CASES[kind], SETTINGS | DECAYS | {"columns": 2, "outer_discount": True, "trace": trace}
+    case, setting = CASES[kind], ONLINE | DECAYS | {"columns": 2, "outer_discount": True, "trace": trace}
     check_a_restored_agent_continues_identically(
         lambda seed: make(ActorCriticLambda, case, seed, **setting), stream(case, 0, steps=8, columns=2, resets=True)
     )
@@ -248,12 +245,6 @@ def test_the_actors_trace_is_generalised_advantage_estimation(kind, seed, outer_
         for s, A_t in zip(found, A, strict=True)
     )
     close(frozen_sums(agent, steps)[0], expected)
-
-
-def steps_of(traj: Trajectories):
-    """The valid steps of a column, one at a time."""
-    for t in range(int(traj.valid[:, 0].sum())):
-        yield Trajectories(**{name: F.rows(getattr(traj, name), slice(t, t + 1)) for name in traj.__slots__})
 
 
 def mean_over_episodes(p, v, lam, **setting):
@@ -373,7 +364,7 @@ def test_traces_are_cut_at_both_ends_after_the_step_and_nowhere_else(end, trace)
 @given(seeds, st.sampled_from(TRACES))
 @settings(max_examples=20)
 def test_what_comes_after_the_end_of_an_episode_does_not_depend_on_how_it_ended_or_began(seed, trace):
-    setting = SETTINGS | DECAYS | {"outer_discount": True, "trace": trace}
+    setting = ONLINE | DECAYS | {"outer_discount": True, "trace": trace}
     steps = stream(CASES["one-hot"], seed)
     begins = [t for t, (a, b) in enumerate(pairwise(steps), 1) if (a.terminated | a.truncated)[0, 0] and b.t[0, 0] == 0]
     for first in begins:

@@ -5,10 +5,9 @@ import pytest
 from gymnasium.wrappers import TimeLimit
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import problems, seeds
-from test_one_step_actor_critic import (
+from oracles import (
     CASES,
-    SETTINGS,
+    ONLINE,
     WALK,
     Row,
     check_a_restored_agent_continues_identically,
@@ -26,6 +25,7 @@ from test_one_step_actor_critic import (
     transitions,
     vector,
 )
+from strategies import problems, seeds
 
 import npg
 from npg.algorithms import AllActions
@@ -65,7 +65,7 @@ def box(case, theta, w, rows, *, gamma, alpha, alpha_w, outer_discount):
 @given(seeds, st.booleans())
 @settings(max_examples=20)
 def test_one_column_is_its_box_line_by_line(kind, seed, outer_discount):
-    case, setting = CASES[kind], SETTINGS | {"outer_discount": outer_discount}
+    case, setting = CASES[kind], ONLINE | {"outer_discount": outer_discount}
     agent, steps = make(AllActions, case, seed, **setting), stream(case, seed)
     expected = box(case, agent.theta.copy(), agent.critic.w.copy(), map(row_of, steps), **setting)
     for traj, (theta, w) in zip(steps, expected, strict=True):
@@ -77,7 +77,7 @@ def test_one_column_is_its_box_line_by_line(kind, seed, outer_discount):
 @pytest.mark.equation("8.5")
 @pytest.mark.parametrize("outer_discount", [False, True])
 def test_a_collected_run_is_its_box_line_by_line(outer_discount):
-    setting = SETTINGS | {"outer_discount": outer_discount}
+    setting = ONLINE | {"outer_discount": outer_discount}
     agent = make(AllActions, WALK, **setting)
     theta, w, steps = agent.theta.copy(), agent.critic.w.copy(), []
     for traj in collected(agent, TimeLimit(TabularEnv(random_walk(5)), 6), 100):
@@ -96,7 +96,7 @@ def test_a_collected_run_is_its_box_line_by_line(outer_discount):
 @given(seeds)
 @settings(max_examples=5)
 def test_columns_are_averaged_and_reset_steps_change_nothing(kind, resets, seed):
-    setting = SETTINGS | {"outer_discount": True}
+    setting = ONLINE | {"outer_discount": True}
     agent = make(AllActions, CASES[kind], seed, columns=3, **setting)
     singles = [make(AllActions, CASES[kind], **setting) for _ in range(3)]
     check_columns_are_averaged(agent, singles, stream(CASES[kind], seed, columns=3, resets=resets))
@@ -105,7 +105,7 @@ def test_columns_are_averaged_and_reset_steps_change_nothing(kind, resets, seed)
 @pytest.mark.equation("8.9")
 @pytest.mark.parametrize("outer_discount", [False, True])
 def test_collected_columns_are_averaged_and_reset_steps_change_nothing(outer_discount):
-    setting = SETTINGS | {"outer_discount": outer_discount}
+    setting = ONLINE | {"outer_discount": outer_discount}
     agent = make(AllActions, WALK, columns=3, **setting)
     singles = [make(AllActions, WALK, **setting) for _ in range(3)]
     check_columns_are_averaged(agent, singles, collected(agent, TabularVectorEnv(random_walk(5), 3, 6), 60))
@@ -127,7 +127,7 @@ def test_reset_steps_do_no_harm_where_zero_is_no_state():
 @pytest.mark.parametrize("kind", ["one-hot", "dense"])
 def test_a_restored_agent_continues_identically(kind):
     check_a_restored_agent_continues_identically(
-        lambda seed: make(AllActions, CASES[kind], seed, columns=2, outer_discount=True, **SETTINGS),
+        lambda seed: make(AllActions, CASES[kind], seed, columns=2, outer_discount=True, **ONLINE),
         stream(CASES[kind], 0, steps=8, columns=2, resets=True),
     )
 

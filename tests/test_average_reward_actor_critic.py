@@ -7,11 +7,11 @@ import pytest
 from gymnasium.wrappers import TimeLimit
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import Problem, problems, seeds
-from test_actor_critic_lambda import DECAYS, KINDS_AND_TRACES, steps_of
-from test_one_step_actor_critic import (
+from oracles import (
     CASES,
-    SETTINGS,
+    DECAYS,
+    KINDS_AND_TRACES,
+    ONLINE,
     Case,
     Row,
     check_a_restored_agent_continues_identically,
@@ -22,11 +22,13 @@ from test_one_step_actor_critic import (
     row_of,
     score,
     step_of,
+    steps_of,
     stream,
     table,
     transitions,
     vector,
 )
+from strategies import Problem, problems, seeds
 
 import npg
 from npg import features as F
@@ -37,7 +39,7 @@ from npg.policies import SoftmaxLinear
 from npg.problems import garnet, random_walk, two_state
 from npg.traces import TRACES
 
-STEPS = {"alpha": SETTINGS["alpha"], "alpha_w": SETTINGS["alpha_w"], "alpha_r": 0.05} | DECAYS
+STEPS = {"alpha": ONLINE["alpha"], "alpha_w": ONLINE["alpha_w"], "alpha_r": 0.05} | DECAYS
 CONTINUING = garnet(5, 2, 2, gamma=0.9, seed=0)
 HERE = Case(SoftmaxLinear(F.OneHot(5), 2), F.OneHot(5), None)
 

@@ -124,7 +124,7 @@ def test_options_reach_the_run(npg_):
     settings = {
         "gamma=0.5": ("gamma", 0.5),
         "baseline=none": ("baseline", "none"),
-        "normalize=true": ("normalize", True),
+        "normalize=scale": ("normalize", "scale"),
         "outer_discount=False": ("outer_discount", False),
         'features={"kind": "fourier", "order": 1}': ("features", {"kind": "fourier", "order": 1, "scale": None}),
         "alpha=1e-3": ("alpha", 1e-3),
@@ -150,7 +150,7 @@ def test_a_preset_applies_unless_told_otherwise(npg_):
 def test_a_method_that_npg_does_not_know_trains_resumes_and_evaluates_like_any_other(npg_, register, monkeypatch):
     monkeypatch.setitem(ALGORITHMS, "toy", Toy)
     register("ns/Walk-v0", Walk)
-    options = ["--num-envs", 3, "--set", "n=5", "--set", "columns=3"]
+    options = ["--num-envs", 3, "--set", "n=5"]
     for out in ("whole", "other"):
         assert npg_("train", "toy", "ns/Walk-v0", *options, "--steps", 900, "--out", out)[0] == 0
     assert contents(Path("whole")) == contents(Path("other"))
@@ -313,7 +313,7 @@ BAD_SETTINGS = {
     "episodes=0": ["episodes must be an integer of at least 1, got 0"],
     "episodes=1.5": ["episodes must be", "got 1.5"],
     "baseline=best": ["baseline must be one of linear, leave_one_out, optimal, none, got 'best'"],
-    "alpha_w=-1": ["alpha_w must be a number of at least 0, got -1"],
+    "alpha_w=-1": ["alpha_w must be a number of at least 1e-12, or None, got -1"],
     "normalize=1": ["normalize must be", "got 1"],
     "policy=1": ["no setting 'policy'"],
     "scale=null": ["infinite bounds", "give scale"],

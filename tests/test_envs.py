@@ -12,8 +12,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from toy import contents
 
 import npg
-from npg import make_vec
-from npg.envs import DEFAULT_TIME_LIMIT, make_env, mdps, normalized
+from npg import make_vec, problems
+from npg.envs import DEFAULT_TIME_LIMIT, make_env, normalized
 from npg.envs.lqr import LQREnv
 from npg.envs.tabular import TabularEnv, TabularVectorEnv
 from npg.lab.runs import Run
@@ -104,11 +104,11 @@ LIMITS = {
 }
 EVERY_ID = pytest.mark.parametrize("env_id", LIMITS)
 FINITE = {
-    "npg/ShortCorridor-v0": (mdps.short_corridor, {"gamma": 0.8}),
-    "npg/RandomWalk-v0": (mdps.random_walk, {"n_states": 5, "left": 0.0, "right": 2.0}),
-    "npg/TwoState-v0": (mdps.two_state, {"gamma": 0.5}),
-    "npg/FourRooms-v0": (mdps.four_rooms, {"goal": (1, 1), "slip": 0.1}),
-    "npg/Garnet-v0": (mdps.garnet, {"n_states": 6, "n_actions": 2, "branching": 2, "termination": 0.1, "seed": 4}),
+    "npg/ShortCorridor-v0": (problems.short_corridor, {"gamma": 0.8}),
+    "npg/RandomWalk-v0": (problems.random_walk, {"n_states": 5, "left": 0.0, "right": 2.0}),
+    "npg/TwoState-v0": (problems.two_state, {"gamma": 0.5}),
+    "npg/FourRooms-v0": (problems.four_rooms, {"goal": (1, 1), "slip": 0.1}),
+    "npg/Garnet-v0": (problems.garnet, {"n_states": 6, "n_actions": 2, "branching": 2, "termination": 0.1, "seed": 4}),
 }
 EVERY_FINITE = pytest.mark.parametrize(("env_id", "make", "kwargs"), [(k, *v) for k, v in FINITE.items()], ids=FINITE)
 
@@ -185,7 +185,7 @@ def trained(env_id, steps, num_envs, **settings):
 @pytest.mark.parametrize("num_envs", [0, 8])
 def test_reinforce_finds_the_best_blind_policy_of_the_short_corridor(num_envs):
     settings = {"features": "constant", "baseline_features": "constant", "gamma": 1.0, "episodes": 16}
-    settings |= {"optimizer": "adam", "alpha": 0.02, "alpha_w": 0.0}
+    settings |= {"optimizer": "adam", "alpha": 0.02, "alpha_w": None}
     before, after, history = trained("npg/ShortCorridor-v0", 40_000, num_envs, **settings)
     best = -(6 + 4 * np.sqrt(2))
     assert before == pytest.approx(-12)
@@ -227,7 +227,7 @@ def test_a_run_on_a_garnet_keeps_its_arguments_and_is_resumed_from_them(num_envs
     assert GARNET.items() <= config["env"]["kwargs"].items()
     assert config["env"]["kwargs"]["max_episode_steps"] == LIMITS["npg/Garnet-v0"]
     again = half.make_env()
-    assert_same_problem(again.unwrapped.mdp, mdps.garnet(**GARNET))
+    assert_same_problem(again.unwrapped.mdp, problems.garnet(**GARNET))
     agent = half.new_agent(again)
     npg.train(agent, again, steps=800, seed=1, out=half.path, resume=True)
     assert contents(tmp_path / "half") == contents(tmp_path / "whole")
@@ -313,5 +313,5 @@ def test_discrete_observations_are_refused_but_their_rewards_are_not(make):
 
 @pytest.mark.parametrize("gamma", [-0.1, 1.1, np.nan, "0.9", None, True])
 def test_a_bad_gamma_of_the_rewards_is_refused(gamma):
-    with pytest.raises(ValueError, match=r"gamma must be a number in \[0, 1\], got"):
+    with pytest.raises(ValueError, match=r"gamma must lie in \[0, 1\], got"):
         normalized(make_env("CartPole-v1"), rewards=True, gamma=gamma)

@@ -532,7 +532,7 @@ def test_erratum_27():
         dual_steps=1,
         primal_steps=1,
         mu=0.05,
-        normalize=False,
+        normalize=None,
         optimizer="ascent",
         alpha=step / 0.25,
         alpha_mu=10.0,
@@ -589,7 +589,7 @@ def test_erratum_32():
     steps = []
     for M in (4, 40):
         agent = npg.make_agent(
-            "reinforce", env, episodes=M, baseline="none", normalize=False, optimizer="ascent", alpha=1.0
+            "reinforce", env, episodes=M, baseline="none", normalize=None, optimizer="ascent", alpha=1.0
         )
         agent.init(np.random.default_rng(0))
         traj = npg.lab.collect.Collector(env, 0).collect(agent, npg.Episodes(4), np.random.default_rng(0))

@@ -16,6 +16,7 @@ import pytest
 import strategies as S
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from oracles import centred, d_pi, dense_policy, derivative, direction, invertible, reparametrised
 from scipy import optimize
 
 from npg.distributions import Categorical
@@ -23,8 +24,7 @@ from npg.envs.tabular import TabularVectorEnv
 from npg.exact import TabularMDP, enumerate_trajectories, total_variation
 from npg.features import Constant, OneHot
 from npg.gradcheck import check_gradient
-from npg.models import Linear
-from npg.policies import GaussianLinear, Policy, SoftmaxLinear
+from npg.policies import GaussianLinear, SoftmaxLinear
 from npg.problems import garnet, random_walk, short_corridor, two_state
 from npg.solvers import conjugate_gradient
 
@@ -56,11 +56,6 @@ def long_sum(matrix, b):
     return b
 
 
-def derivative(f, theta):
-    """∂f/∂θ of an array-valued analytic f by the complex step, the parameter last: (…, n)."""
-    return np.stack([np.imag(f(theta + 1e-30j * e)) / 1e-30 for e in np.eye(len(theta))], axis=-1)
-
-
 def rewards_of_transitions(mdp):
     """R(s, a, s'): (S, A, S)."""
     return np.broadcast_to(mdp.R if mdp.R.ndim == 3 else mdp.R[:, :, None], mdp.P.shape)
@@ -88,11 +83,6 @@ def marginals(mdp, pi, steps=MANY):
 
 def matrix(p):
     return p.mdp.policy_matrix(p.policy, p.theta)
-
-
-def d_pi(p):
-    """∂π(a|s)/∂θ: (S, A, n)."""
-    return derivative(lambda theta: p.mdp.policy_matrix(p.policy, theta), p.theta)
 
 
 def tabular(p):
@@ -1103,11 +1093,11 @@ CHAIN = np.array([[[0.0, 1]], [[0, 1]]])  # state 1 is terminal if it pays nothi
         ({"P": OFF}, r"P\[1, 2\] must sum to 1, got 0.9"),
         ({"R": np.zeros(2)}, r"R must have shape \(2, 3\) or \(2, 3, 2\) to go with P, got \(2,\)"),
         ({"R": np.full((2, 3), np.inf)}, "R must be finite, got inf"),
-        ({"gamma": -0.1}, r"gamma must be a number in \[0, 1\], got -0.1"),
-        ({"gamma": 1.1}, r"gamma must be a number in \[0, 1\], got 1.1"),
-        ({"gamma": np.nan}, r"gamma must be a number in \[0, 1\], got nan"),
-        ({"gamma": "0.9"}, r"gamma must be a number in \[0, 1\], got '0.9'"),
-        ({"gamma": True}, r"gamma must be a number in \[0, 1\], got True"),
+        ({"gamma": -0.1}, r"gamma must lie in \[0, 1\], got -0.1"),
+        ({"gamma": 1.1}, r"gamma must lie in \[0, 1\], got 1.1"),
+        ({"gamma": np.nan}, r"gamma must lie in \[0, 1\], got nan"),
+        ({"gamma": "0.9"}, r"gamma must lie in \[0, 1\], got '0.9'"),
+        ({"gamma": True}, r"gamma must lie in \[0, 1\], got True"),
         ({"gamma": 1}, "gamma must be below 1 unless a terminal state can be reached from every state"),
         ({"rho0": np.ones(3) / 3}, r"rho0 must have shape \(2,\), got \(3,\)"),
         ({"rho0": [1.5, -0.5]}, "rho0 must hold probabilities of at least 0, got -0.5"),
@@ -1171,8 +1161,8 @@ HALF = np.full((2, 2), 0.5)
         (lambda m: m.gradient(SOFTMAX, THETA, 0), ValueError, "horizon must be an integer of at least 1, got 0"),
         (lambda m: m.state_marginals(HALF, horizon=-1), ValueError, "horizon must be an integer of at least 0"),
         (lambda m: enumerate_trajectories(m, SOFTMAX, THETA, 0), ValueError, "horizon must be an integer of at least"),
-        (lambda m: m.visitation(HALF, gamma=1.5), ValueError, r"gamma must be a number in \[0, 1\], got 1.5"),
-        (lambda m: m.visitation(HALF, gamma=np.nan), ValueError, r"gamma must be a number in \[0, 1\], got nan"),
+        (lambda m: m.visitation(HALF, gamma=1.5), ValueError, r"gamma must lie in \[0, 1\], got 1.5"),
+        (lambda m: m.visitation(HALF, gamma=np.nan), ValueError, r"gamma must lie in \[0, 1\], got nan"),
         (lambda m: m.stationary_distribution([[1, 0], [1, 0]]), ValueError, "one recurrent class of states, got 2"),
         (lambda m: m.surrogate(np.eye(2) * 0.5, HALF), ValueError, r"policy\[0\] must sum to 1, got 0.5"),
         (lambda m: m.surrogate(HALF, np.eye(2) * 0.5), ValueError, r"policy\[0\] must sum to 1, got 0.5"),
@@ -1652,49 +1642,6 @@ def test_average_reward_needs_one_recurrent_class(name):
 # The natural gradient and other parameters
 
 
-class Reparametrised:
-    """A model of ϑ that is a linear one of θ = Mϑ."""
-
-    def __init__(self, model, M):
-        self.model, self.M = model, M
-        self.n_outputs, self.n_params = model.n_outputs, M.shape[1]
-
-    def forward(self, theta, x):
-        return self.model.forward(self.M @ theta, x)
-
-    def vjp(self, theta, x, u):
-        return self.M.T @ self.model.vjp(self.M @ theta, x, u)
-
-    def jvp(self, theta, x, v):
-        return self.model.jvp(self.M @ theta, x, self.M @ v)
-
-    def jacobian(self, theta, x):
-        return self.model.jacobian(self.M @ theta, x) @ self.M
-
-    def accumulate(self, z, x, u):
-        of_theta = np.zeros((len(z), len(self.M)))
-        self.model.accumulate(of_theta, x, u)
-        z += of_theta @ self.M
-
-
-def invertible(rng, n, condition):
-    """A random (n, n) matrix with that condition number, neither symmetric nor orthogonal."""
-    U, V = (np.linalg.qr(rng.normal(size=(n, n)))[0] for _ in range(2))
-    return U @ np.diag(condition ** np.linspace(-0.5, 0.5, n)) @ V
-
-
-def reparametrised(p, M):
-    """The same policy in ϑ = M⁻¹θ."""
-    model = Reparametrised(p.policy.model, M)
-    return p._replace(policy=replace(p.policy, model=model), theta=np.linalg.solve(M, p.theta))
-
-
-def dense_policy(p, table):
-    """The same problem with a policy on the features ``table`` (S, d) of its states."""
-    policy = Policy(lambda states: table[states], Linear(table.shape[1], p.mdp.n_actions), Categorical(p.mdp.n_actions))
-    return p._replace(policy=policy, theta=p.rng.normal(size=policy.n_params))
-
-
 @st.composite
 def policies_of_any_rank(draw, source=None):
     """Problems with tabular or aliased policies, or on linearly dependent features; some states may be unvisited."""
@@ -1719,12 +1666,6 @@ def split(Psi):
     _, s, Vt = np.linalg.svd(Psi)
     rank = (s > 1e-11 * s[0]).sum()
     return Vt[:rank].T, Vt[rank:].T, s[0] / s[rank - 1]
-
-
-def centred(p, v):
-    """What v changes in the logits of the states that are visited, without what all actions have in common."""
-    eta = p.policy.model.jvp(p.theta, p.mdp.features(p.policy), v)
-    return (eta - eta.mean(axis=1, keepdims=True))[p.mdp.visitation(p.policy, p.theta) > 0]
 
 
 def visited_policy(p, theta):
@@ -2119,12 +2060,6 @@ def natural_equations(p, phi, lam):
         weighted @ long_sum(discounted, x - mdp.gamma * x_next),
         weighted @ long_sum(discounted, reward(mdp)[k.states, k.actions]),
     )
-
-
-def direction(p, d):
-    """F and Σ_s d(s) Σ_a ∇π(a|s) q(s, a)."""
-    q = p.mdp.action_value(p.policy, p.theta)
-    return p.policy.fisher(p.theta, p.mdp.features(p.policy), d), np.einsum("s,sa,san->n", d, q, d_pi(p))
 
 
 def unichain_of(p):

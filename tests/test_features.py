@@ -801,7 +801,7 @@ def test_one_hot_observations_must_be_a_vector_of_integers(obs):
 
 @pytest.mark.parametrize("obs", [[1, 5], [1, 4, 0], [-1]])
 def test_one_hot_observations_outside_the_space_are_an_error(obs):
-    with pytest.raises(ValueError, match="observations must lie in"):
+    with pytest.raises(ValueError, match="observations must be from 1 to 4, got"):
         F.OneHot(spaces.Discrete(4, start=1))(np.array(obs))
 
 

@@ -6,9 +6,9 @@ import strategies as S
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npg import gradcheck
 from npg.distributions import Categorical, DiagonalGaussian
 from npg.gradcheck import RTOL, check_gradient, numerical_gradient
+from npg.lab import cases
 from npg.lab.cases import Case, run_cases
 from npg.models import Linear
 from npg.policies import Policy
@@ -250,7 +250,7 @@ def test_lists_of_numbers_will_do():
 
 def test_every_registered_case_passes_within_the_promised_errors():
     results = list(run_cases())
-    assert [r.case for r in results[::2]] == gradcheck.CASES
+    assert [r.case for r in results[::2]] == cases.CASES
     for r in results:
         assert r.passed, r
         assert r.max_rel_error <= {"central": 1e-6, "complex": 1e-10}[r.method], r
@@ -258,8 +258,8 @@ def test_every_registered_case_passes_within_the_promised_errors():
 
 
 def test_every_distribution_model_and_policy_has_its_cases():
-    quantities = {c.quantity for c in gradcheck.CASES}
-    assert len(quantities) == len(gradcheck.CASES)
+    quantities = {c.quantity for c in cases.CASES}
+    assert len(quantities) == len(cases.CASES)
     for distribution in ("Categorical", "DiagonalGaussian"):
         assert {f"{distribution}.{q}" for q in ("score", "entropy_grad", "kl_grad", "fisher_product")} <= quantities
     for model in ("Linear (dense)", "Linear (active)", "Parallel"):
@@ -286,14 +286,14 @@ def verdicts(instances=5):
 
 
 def test_a_registered_case_with_a_wrong_gradient_fails_alone(monkeypatch):
-    monkeypatch.setattr(gradcheck, "CASES", list(gradcheck.CASES))
+    monkeypatch.setattr(cases, "CASES", list(cases.CASES))
 
-    @gradcheck.case("wrong", "3.4")
+    @cases.case("wrong", "3.4")
     def wrong(rng):
         theta = rng.normal(size=3)
         return (lambda t: (t**3).sum()), -3 * theta**2, theta
 
-    assert gradcheck.CASES[-1] == Case("wrong", "3.4", wrong)
+    assert cases.CASES[-1] == Case("wrong", "3.4", wrong)
     failed = {key for key, passed in verdicts().items() if not passed}
     assert failed == {("wrong", "central"), ("wrong", "complex")}
 
@@ -306,7 +306,7 @@ def test_a_case_that_is_wrong_in_one_instance_of_many_fails(monkeypatch):
         theta = rng.normal(size=2)
         return (lambda t: (t**2).sum()), (2.001 if len(drawn) == 3 else 2.0) * theta, theta
 
-    monkeypatch.setattr(gradcheck, "CASES", [Case("once", "3.4", draw)])
+    monkeypatch.setattr(cases, "CASES", [Case("once", "3.4", draw)])
     central, complex_ = run_cases(instances=5)
     assert not central.passed
     assert central.max_rel_error == pytest.approx(5e-4, rel=1e-2)
@@ -315,7 +315,7 @@ def test_a_case_that_is_wrong_in_one_instance_of_many_fails(monkeypatch):
 
 def test_a_case_with_nan_fails(monkeypatch):
     problem = (lambda t: (t**2).sum()), np.array([np.nan]), np.ones(1)
-    monkeypatch.setattr(gradcheck, "CASES", [Case("nan", "3.4", lambda rng: problem)])
+    monkeypatch.setattr(cases, "CASES", [Case("nan", "3.4", lambda rng: problem)])
     assert not any(r.passed for r in run_cases(instances=2))
 
 
@@ -337,4 +337,4 @@ def test_a_broken_method_of_the_library_is_caught_by_both_numerical_methods(monk
     monkeypatch.setattr(cls, method, lambda *args: 1.001 * right(*args))
     failed = {key for key, passed in verdicts().items() if not passed}
     assert {(quantity, numerical) for quantity in caught for numerical in RTOL} <= failed
-    assert len(failed) < 2 * len(gradcheck.CASES)
+    assert len(failed) < 2 * len(cases.CASES)

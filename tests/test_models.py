@@ -130,7 +130,7 @@ def test_accumulate_adds_to_each_row_its_own_jacobian_transposed_times_u(problem
     z[:] = before
     parts = [part.copy() for part in (x if isinstance(x, tuple) else (x,))]
     u_before = u.copy()
-    assert model.accumulate(z, x, u) is None
+    assert model.accumulate(theta, z, x, u) is None
     close(z, [z_i + J_i.T @ u_i for z_i, J_i, u_i in zip(before, J, u, strict=True)])
     assert (room[:, [0, -1]] == 7).all()
     assert all(map(np.array_equal, parts, x if isinstance(x, tuple) else (x,)))
@@ -142,7 +142,7 @@ def test_accumulate_adds_to_each_row_its_own_jacobian_transposed_times_u(problem
 def test_the_rows_that_accumulate_adds_have_vjp_for_their_sum(problem):
     model, x, theta, _, u = problem
     z = np.zeros((len(u), model.n_params))
-    model.accumulate(z, x, u)
+    model.accumulate(theta, z, x, u)
     close(z.sum(axis=0), model.vjp(theta, x, u))
 
 
@@ -151,7 +151,7 @@ def test_the_rows_that_accumulate_adds_have_vjp_for_their_sum(problem):
 def test_accumulate_counts_a_repeated_index_twice_in_one_row_or_several(rows):
     model, z = Linear(3, 2), np.ones((rows, 6))
     x, u = np.array([[0, 2, 2], [1, 1, 1], [0, 1, 2]]), np.array([[5.0, 6], [7, 8], [1, -1]])
-    model.accumulate(z, x[:rows], u[:rows])
+    model.accumulate(np.zeros(6), z, x[:rows], u[:rows])
     expected = np.array([[6, 1, 11, 7, 1, 13], [1, 22, 1, 1, 25, 1], [2, 2, 2, 0, 0, 0]])
     np.testing.assert_array_equal(z, expected[:rows])
 
@@ -160,7 +160,9 @@ def test_accumulate_counts_a_repeated_index_twice_in_one_row_or_several(rows):
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.uint64])
 def test_accumulate_takes_active_indices_of_any_integer_type(dtype, rows):
     z = np.zeros((rows, 400))
-    Linear(200, 2).accumulate(z, np.array([[100], [3]])[:rows].astype(dtype), np.array([[1.0, 2], [3, 4]])[:rows])
+    Linear(200, 2).accumulate(
+        np.zeros(400), z, np.array([[100], [3]])[:rows].astype(dtype), np.array([[1.0, 2], [3, 4]])[:rows]
+    )
     assert z[0, [100, 300]].tolist() == [1, 2]
     assert z[-1, [3, 203]].tolist() == ([3, 4] if rows == 2 else [0, 0])
     assert np.count_nonzero(z) == 2 * rows
@@ -213,7 +215,7 @@ def test_an_empty_batch_gives_no_rows_and_a_zero_gradient(x):
         assert model.forward(parameters, inputs).shape == model.jvp(parameters, inputs, parameters).shape == (0, k)
         assert model.jacobian(parameters, inputs).shape == (0, k, n)
         np.testing.assert_array_equal(model.vjp(parameters, inputs, np.zeros((0, k))), np.zeros(n))
-        model.accumulate(np.zeros((0, n)), inputs, np.zeros((0, k)))
+        model.accumulate(np.zeros(n), np.zeros((0, n)), inputs, np.zeros((0, k)))
 
 
 @pytest.mark.equation("3.4", "3.13")

@@ -1,6 +1,7 @@
 """The package as it is imported and shipped."""
 
 import ast
+import importlib
 import importlib.metadata
 import importlib.resources
 import inspect
@@ -34,7 +35,7 @@ def python(code: str, cwd: Path) -> str:
 def test_extras_are_not_imported_unless_used(work, tmp_path):
     extras = ["matplotlib", "tqdm", "pytest", "hypothesis", "mypy"]
     out = python(
-        f"import sys, npg, npg.cli\n{work}\nprint('found', [m for m in {extras} if m in sys.modules])", tmp_path
+        f"import sys, npg, npg.lab.cli\n{work}\nprint('found', [m for m in {extras} if m in sys.modules])", tmp_path
     )
     assert out.splitlines()[-1] == "found []"
 
@@ -47,7 +48,7 @@ def refuse(*args, **kwargs): raise AssertionError("a generator at import")
 np.random.default_rng = refuse
 def state(): return random.getstate(), str(np.random.get_state()), np.geterr(), np.get_printoptions(), warnings.filters
 before = repr(state())
-import npg, npg.cli, npg.plotting
+import npg, npg.lab.cli, npg.lab.plotting
 print(repr(state()) == before)
 """
     assert python(code, tmp_path) == "True\n"
@@ -94,7 +95,9 @@ def test_every_setting_of_every_method_is_documented(cls):
         options = re.match(r"one of (\w+, .*)", f.metadata.get("expected", ""))
         if options and options[1] != "True, False" and options[1] != "False, True":
             (described,) = re.findall(rf"^{f.name} : (.*)$", doc, re.MULTILINE)
-            assert set(re.findall(r'"(\w+)"', described)) == set(options[1].split(", "))
+            assert {quoted or bare for quoted, bare in re.findall(r'"(\w+)"|(None)', described)} == {
+                *options[1].split(", ")
+            }
 
 
 def test_types_are_shipped():
@@ -126,33 +129,85 @@ def test_only_declared_packages_are_imported():
             assert tops <= declared, path
 
 
-LAYERS = ["_typing", "_state", "solvers", "distributions", "features", "models", "policies"]
-LAYERS += ["returns", "optimizers", "surrogates"]
-LAYERS += ["rollout", "critics", "exact", "estimators", "envs", "gradcheck"]
-LAYERS += ["algorithms", "presets", "training", "plotting", "equations", "cli"]
+ORDER = ["_version", "_typing", "_checks", "_state", "distributions", "features", "models", "policies", "solvers"]
+ORDER += ["optimizers", "trajectories", "returns", "values", "traces", "surrogates", "exact", "estimators", "problems"]
+ORDER += ["lqr", "gradcheck", "algorithms", "envs", "lab"]
+"""The modules and rooms of the package: each imports only what stands before it."""
+ROOMS = {
+    "algorithms": ["base"],
+    "envs": ["spaces", "tabular", "lqr"],
+    "lab": ["statistics", "collect", "presets", "runs", "training", "cases", "plotting", "equations", "cli"],
+}
+"""And so inside the rooms; what is not named, such as the ``__init__``, imports any of these, and none imports it."""
+THIRD_PARTY = {"": {"numpy", "scipy"}, "algorithms": {"numpy"}, "envs": {"numpy", "gymnasium"}}
+MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in sorted((ROOT / "npg").rglob("*.py"))}
 
 
-def imports_of(path: Path) -> set[str]:
-    """The modules of the package that a module imports when it is imported."""
-    found = set()
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ImportFrom) and node.level == (2 if path.parent.name in ("algorithms", "envs") else 1):
-            found |= {node.module.partition(".")[0]} if node.module else {alias.name for alias in node.names}
-    return found & {*LAYERS}
+def imported(module: str) -> set[tuple[str, ...]]:
+    """What a module imports anywhere in it, functions included: the names of modules, and of what is taken of them."""
+    found, here = set(), module.split(".")
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {tuple(alias.name.split(".")) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            origin = here[: len(here) - node.level] if node.level else []
+            origin += node.module.split(".") if node.module else []
+            found |= {(*origin, alias.name) for alias in node.names}
+    return found
 
 
-def test_imports_point_one_way():
-    for path in (ROOT / "npg").rglob("*.py"):
-        name = path.parent.name if path.parent.name in ("algorithms", "envs") else path.stem
-        if name in ("__init__", "__main__", "npg"):
+@pytest.mark.parametrize("module", [m for m in MODULES if m not in ("npg.__init__", "npg.__main__")])
+def test_imports_point_one_way_and_private_names_stay_at_home(module):
+    _, place, *inside = module.split(".")
+    room = place if place in ROOMS else ""
+    below, beside = ORDER[: ORDER.index(place)], ROOMS.get(room, [])
+    beside = beside[: beside.index(inside[0])] if inside and inside[0] in beside else beside
+    for name in imported(module):
+        if name[0] != "npg":
+            assert room == "lab" or name[0] in THIRD_PARTY[room] | sys.stdlib_module_names, f"{module} imports {name}"
             continue
-        below = set(LAYERS[: LAYERS.index(name)]) if name in LAYERS else set(LAYERS[: LAYERS.index("algorithms")])
-        assert imports_of(path) <= below, path
+        within = name[1] == room and (name[2] in beside or (inside == ["__init__"] and room == "algorithms"))
+        assert name[1] in below or within, f"{module} imports {name}"
+        assert not name[-1].startswith("_") or len(name) == 2 or name[-1] == "__version__", f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_each_module_can_be_imported_alone(module, tmp_path):
+    name = module.removesuffix(".__init__")
+    gymnasium = python(f"import sys, {name}; print('gymnasium' in sys.modules)", tmp_path)
+    assert gymnasium == "False\n" or module.split(".")[1] in ("envs", "lab", "__main__")
+
+
+def test_the_public_names_their_homes_and_their_types_are_the_same():
+    tree = ast.parse((ROOT / "npg" / "__init__.py").read_text(encoding="utf-8"))
+    (typed,) = (node for node in tree.body if isinstance(node, ast.If))
+    homes = {alias.name: node.module for node in typed.body for alias in node.names}
+    assert homes.keys() == {*npg.__all__}
+    assert {*npg.__all__} <= {*dir(npg)}
+    for name, home in homes.items():
+        module = importlib.import_module(f"npg.{home or name}")
+        assert getattr(npg, name) is (getattr(module, name) if home else module)
+
+
+def test_a_name_that_is_none_is_refused_and_a_missing_dependency_is_not_taken_for_one(tmp_path):
+    with pytest.raises(AttributeError, match="module 'npg' has no attribute 'nosuch'"):
+        npg.nosuch  # noqa: B018
+    code = "import sys; sys.modules['gymnasium'] = None\nimport npg\ntry: npg.train\nexcept ImportError: print('said')"
+    assert python(code, tmp_path) == "said\n"
+
+
+def test_mypy_knows_the_public_names(tmp_path):
+    (tmp_path / "user.py").write_text("import npg\nnpg.nosuch\nreveal_type(npg.Steps(1))\n")
+    run = [sys.executable, "-m", "mypy", "--config-file", os.devnull, "--follow-imports=silent", "user.py"]
+    env = os.environ | {"MYPYPATH": str(ROOT)}
+    out = subprocess.run(run, cwd=tmp_path, env=env, capture_output=True, text=True).stdout
+    assert 'user.py:2: error: Module has no attribute "nosuch"' in out
+    assert 'user.py:3: note: Revealed type is "npg.trajectories.Steps"' in out
 
 
 def test_the_loop_the_runs_and_the_command_line_know_no_method():
-    for module in ("training", "cli", "plotting", "rollout"):
-        text = (ROOT / "npg" / f"{module}.py").read_text(encoding="utf-8").lower()
+    for module in ("training", "runs", "statistics", "cli", "plotting", "collect"):
+        text = (ROOT / "npg" / "lab" / f"{module}.py").read_text(encoding="utf-8").lower()
         for name in ALGORITHMS.keys() - {"npg"}:  # which is the name of the package too
             assert name not in text
 

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
-from test_critics import layers
+from strategies import layers
 
 from npg import features as F
 from npg.distributions import Categorical, DiagonalGaussian

@@ -15,7 +15,7 @@ from npg.returns import (
     lambda_returns,
     leave_one_out_mean,
     n_step_returns,
-    standardized,
+    normalized_advantages,
     total_returns,
     weighted_advantages,
 )
@@ -672,7 +672,7 @@ def test_standardised_advantages_have_mean_zero_and_deviation_one_and_keep_their
     before, B = A.copy(), len(A)
     mean = sum(A) / B
     deviation = (sum((a - mean) ** 2 for a in A) / B) ** 0.5
-    found = standardized(A, np.abs(A).max())
+    found = normalized_advantages(A, "standardize", np.abs(A).max())
     np.testing.assert_allclose(found, [(a - mean) / deviation for a in A], rtol=0, atol=1e-11)
     np.testing.assert_array_equal(A, before)
     assert abs(found.mean()) < 1e-11
@@ -682,15 +682,17 @@ def test_standardised_advantages_have_mean_zero_and_deviation_one_and_keep_their
 @pytest.mark.equation("11.15")
 @given(batches, st.floats(-100, 100), st.sampled_from([1e-6, 0.1, 10.0, 1e6]))
 def test_neither_the_level_nor_the_unit_of_advantages_matters(A, shift, unit):
-    found = standardized(unit * (A + shift), unit * 200)
-    np.testing.assert_allclose(found, standardized(A, 3.0), rtol=0, atol=1e-9)  # of 1e-14 in A + shift, over 1e-4
+    found = normalized_advantages(unit * (A + shift), "standardize", unit * 200)
+    np.testing.assert_allclose(
+        found, normalized_advantages(A, "standardize", 3.0), rtol=0, atol=1e-9
+    )  # of 1e-14 in A + shift, over 1e-4
 
 
 @pytest.mark.equation("11.15")
 @pytest.mark.parametrize("A", [[0.0, 0.0], [3.7, 3.7, 3.7], [-2.0], [0.0]])
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e3])
 def test_advantages_that_are_all_equal_say_that_no_row_is_better_than_another(A, scale):
-    np.testing.assert_array_equal(standardized(np.array(A), scale), np.zeros(len(A)))
+    np.testing.assert_array_equal(normalized_advantages(np.array(A), "standardize", scale), np.zeros(len(A)))
 
 
 @pytest.mark.equation("11.15")
@@ -709,11 +711,11 @@ def test_advantages_that_are_all_equal_say_that_no_row_is_better_than_another(A,
 def test_a_deviation_that_is_rounding_of_the_values_or_of_the_advantages_is_not_blown_up(A, scale, rounding):
     A = np.array(A)
     expected = [0.0, 0.0] if rounding else [1.0, -1.0]
-    np.testing.assert_allclose(standardized(A, scale), expected, rtol=1e-9)
+    np.testing.assert_allclose(normalized_advantages(A, "standardize", scale), expected, rtol=1e-9)
 
 
 @pytest.mark.equation("11.15")
 def test_advantages_that_are_not_finite_stay_visible():
     with np.errstate(invalid="ignore"):
-        assert np.isnan(standardized(np.array([1.0, np.nan]), 1.0)).any()
-        assert not np.isfinite(standardized(np.array([1.0, np.inf]), 1.0)).all()
+        assert np.isnan(normalized_advantages(np.array([1.0, np.nan]), "standardize", 1.0)).any()
+        assert not np.isfinite(normalized_advantages(np.array([1.0, np.inf]), "standardize", 1.0)).all()

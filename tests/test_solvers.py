@@ -1420,7 +1420,7 @@ def test_the_radius_is_a_number_of_at_least_zero(radius):
 
 @pytest.mark.parametrize("step", [np.ones(3), np.ones((2, 1)), 1.0])
 def test_a_step_of_another_shape_is_an_error(step):
-    with pytest.raises(ValueError, match=r"step must have shape \(2,\), that of x, got "):
+    with pytest.raises(ValueError, match=r"step must have shape \(2,\) to go with x, got "):
         search(lambda x: 0.0, step=step)
 
 

@@ -26,7 +26,7 @@ STEPS, RECORD_EVERY, SEED = 150, 20, 3
 
 def toy(env, **settings) -> Toy:
     policy = npg.make_policy(Walk.observation_space, Walk.action_space)
-    return Toy(policy, columns=getattr(env, "num_envs", 1), **settings)
+    return Toy(policy, **settings)
 
 
 def reinforce(env):
@@ -67,7 +67,7 @@ def measured(n: int = 0, *fault, **settings):
 def measured_toy(env, **settings) -> Toy:
     space, actions = single_spaces(env)
     policy = npg.make_policy(space, actions, npg.features.Affine(space, scale=1.0))
-    return Toy(policy, columns=getattr(env, "num_envs", 1), **settings)
+    return Toy(policy, **settings)
 
 
 def measured_reinforce(env, **settings):
@@ -263,7 +263,7 @@ class Full:
         self.k, self.uses = k, 0
         for owner, name in ((os, "replace"), (os, "fsync")):
             monkeypatch.setattr(owner, name, self.failing(getattr(owner, name)))
-        monkeypatch.setattr("npg.lab.training.open", self.open, raising=False)
+        monkeypatch.setattr("npg.lab.runs.open", self.open, raising=False)
 
     def use(self) -> bool:
         self.uses += 1
@@ -868,7 +868,7 @@ def test_a_state_of_other_names_or_shapes_is_refused_and_changes_nothing(change)
 def test_by_default_a_step_by_step_method_plays_episodes_to_their_time_limit(n):
     env = npg.make_vec("MountainCar-v0", n) if n else npg.make_env("MountainCar-v0")
     policy = npg.make_policy(*single_spaces(env))
-    history = npg.train(Toy(policy, columns=max(n, 1)), env, steps=450 * max(n, 1), seed=SEED)
+    history = npg.train(Toy(policy), env, steps=450 * max(n, 1), seed=SEED)
     assert len(history) == 50
     assert history["episodes"][-1] == 2 * max(n, 1)
     lengths = history["mean_length"]
@@ -881,7 +881,7 @@ def test_records_between_checkpoints_are_made_again_when_a_run_is_resumed(tmp_pa
     with pytest.raises(KeyboardInterrupt) as caught:
         run(ONLINE, tmp_path / "cut", raises_at(75, KeyboardInterrupt()), **settings)
     assert len(caught.value.history) == len(Run(tmp_path / "cut").rows()) == 7
-    assert Run(tmp_path / "cut").saved_steps() == 40
+    assert Run(tmp_path / "cut").load()["count.steps"] == 40
     run(ONLINE, tmp_path / "cut", resume=True, **settings)
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
@@ -934,7 +934,7 @@ def test_an_untrained_agent_says_so():
 def test_the_end_of_a_run_is_saved_however_long_a_collection_is(n, columns, record_every, tmp_path):
     case = (lambda env: toy(env, n=n), lambda: walks(columns) if columns > 1 else Walk())
     history = run(case, tmp_path, steps=61, record_every=record_every, checkpoint_every=1000)
-    assert Run(tmp_path).saved_steps() == history["steps"][-1] >= 61
+    assert Run(tmp_path).load()["count.steps"] == history["steps"][-1] >= 61
 
 
 # Normalised observations and rewards
@@ -1165,10 +1165,3 @@ def test_statistics_that_are_not_finite_are_never_saved(tmp_path):
         npg.train(measured_toy(env), env, steps=100, record_every=20, checkpoint_every=20, out=tmp_path)
     assert len(caught.value.history) == 1
     assert all(np.isfinite(a).all() for name, a in Run(tmp_path).load().items() if name != "rng")
-
-
-def test_traces_for_another_number_of_environments_are_refused_before_the_first_step():
-    env = npg.make_vec("npg/RandomWalk-v0", 3)
-    agent = npg.make_agent("actor_critic_lambda", env, columns=2)
-    with pytest.raises(ValueError, match="columns must be 3, the number of parallel environments, got 2"):
-        npg.train(agent, env, steps=10)

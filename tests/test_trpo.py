@@ -7,121 +7,44 @@ import pytest
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import (
+    CASES,
+    ONE_STATE,
+    Case,
+    Row,
+    bandit,
+    batch_of,
+    batches,
+    blocks,
+    check_a_restored_batch_agent_continues_identically,
+    check_a_resumed_run_is_the_uninterrupted_one,
+    check_columns_and_reset_steps_do_not_matter,
+    check_the_scale_of_rewards_does_not_matter,
+    collected,
+    density,
+    divergence,
+    first_probability,
+    fit,
+    kl,
+    log_odds,
+    made,
+    near,
+    repeated,
+    scores,
+    split,
+)
 from scipy.optimize import brentq
 from strategies import problems, seeds
-from test_batch_actor_critic import joined
-from test_one_step_actor_critic import CASES, Case, Row, collected, row_of, step_of, stream
-from toy import contents, raises_at, walks
 
 import npg
 from npg import features as F
-from npg.algorithms import TRPO, Agent
+from npg.algorithms import TRPO
 from npg.distributions import Categorical
 from npg.envs.tabular import TabularVectorEnv
 from npg.exact import TabularMDP
-from npg.policies import Policy, SoftmaxLinear
 from npg.problems import random_walk
-from npg.trajectories import Trajectories
 
 # A batch and its policies written out in NumPy, rows in the order of time and then of columns
-
-
-class Batch(NamedTuple):
-    """The valid rows: features of the policy (of its logits, or of μ and log σ) and of the critic, and estimates."""
-
-    X: tuple[np.ndarray, ...]
-    a: np.ndarray
-    X_v: np.ndarray
-    A: np.ndarray
-    v: np.ndarray
-
-
-def table(features: F.Features, obs: np.ndarray) -> np.ndarray:
-    """x of each observation with its zeros: (B, d)."""
-    x = features(obs)
-    return np.eye(features.n_features)[x].sum(axis=1) if x.dtype.kind in "iu" else x
-
-
-def batch_of(policy: Policy, value_features: F.Features, traj: Trajectories, w, *, gamma, lam) -> Batch:
-    """Generalised advantages by their recursion from the last row of each column to the first."""
-    T, N = traj.valid.shape
-    v, A = np.zeros((T, N)), np.zeros((T, N))
-    v[traj.valid] = table(value_features, traj.obs[traj.valid]) @ w
-    v_next = np.zeros((T, N))
-    v_next[traj.valid] = table(value_features, traj.next_obs[traj.valid]) @ w
-    for n in range(N):
-        for t in reversed(range(T)):
-            if traj.valid[t, n]:
-                terminated, truncated = traj.terminated[t, n], traj.truncated[t, n]
-                delta = traj.rewards[t, n] + (0 if terminated else gamma * v_next[t, n]) - v[t, n]
-                goes_on = t + 1 < T and not terminated and not truncated
-                A[t, n] = delta + (gamma * lam * A[t + 1, n] if goes_on else 0)
-    obs, softmax = traj.obs[traj.valid], isinstance(policy.distribution, Categorical)
-    of_policy = (policy.features,) if softmax else (policy.features.mean, policy.features.scale)
-    X = tuple(table(features, obs) for features in of_policy)
-    return Batch(X, traj.actions[traj.valid], table(value_features, obs), A[traj.valid], v[traj.valid])
-
-
-def split(policy: Policy, theta: np.ndarray, X: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-    """log π(·|s) of a softmax, or μ and σ: (B, k) each."""
-    m = policy.distribution.n_actions
-    if isinstance(policy.distribution, Categorical):
-        logits = X[0] @ theta.reshape(m, -1).T
-        logits = logits - logits.max(axis=1, keepdims=True)
-        return (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)),)
-    W_mu, W_sigma = np.split(theta, [m * X[0].shape[1]])
-    return X[0] @ W_mu.reshape(m, -1).T, np.exp(X[1] @ W_sigma.reshape(m, -1).T)
-
-
-def blocks(*pairs: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Rows u ⊗ x of each pair of (B, k) and (B, d), side by side: a vector of the length of θ for each row."""
-    return np.hstack([(u[:, :, None] * x[:, None, :]).reshape(len(x), -1) for u, x in pairs])
-
-
-def density(policy, theta, X, a):
-    """π(a|s): (B,)."""
-    if isinstance(policy.distribution, Categorical):
-        return np.exp(split(policy, theta, X)[0][np.arange(len(a)), a])
-    mu, sigma = split(policy, theta, X)
-    return np.prod(np.exp(-(((a - mu) / sigma) ** 2) / 2) / (sigma * np.sqrt(2 * np.pi)), axis=1)
-
-
-def scores(policy, theta, X, a):
-    """∇ log π(a|s): (B, n)."""
-    if isinstance(policy.distribution, Categorical):
-        p = np.exp(split(policy, theta, X)[0])
-        return blocks((np.eye(p.shape[1])[a] - p, X[0]))
-    mu, sigma = split(policy, theta, X)
-    return blocks(((a - mu) / sigma**2, X[0]), (((a - mu) / sigma) ** 2 - 1, X[1]))
-
-
-def divergence(policy, theta, theta_new, X):
-    """KL(π_θ(·|s) ‖ π_new(·|s)): (B,)."""
-    if isinstance(policy.distribution, Categorical):
-        (log_p,), (log_q,) = split(policy, theta, X), split(policy, theta_new, X)
-        return (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
-    (mu, sigma), (mu_new, sigma_new) = split(policy, theta, X), split(policy, theta_new, X)
-    return (np.log(sigma_new / sigma) + (sigma**2 + (mu - mu_new) ** 2) / (2 * sigma_new**2) - 0.5).sum(axis=1)
-
-
-def divergence_gradient(policy, theta, theta_new, X):
-    """∇KL(π_θ(·|s) ‖ π_new(·|s)) by the parameters of the second: (B, n)."""
-    if isinstance(policy.distribution, Categorical):
-        (log_p,), (log_q,) = split(policy, theta, X), split(policy, theta_new, X)
-        return blocks((np.exp(log_q) - np.exp(log_p), X[0]))
-    (mu, sigma), (mu_new, sigma_new) = split(policy, theta, X), split(policy, theta_new, X)
-    of_scale = 1 - (sigma**2 + (mu - mu_new) ** 2) / sigma_new**2
-    return blocks(((mu_new - mu) / sigma_new**2, X[0]), (of_scale, X[1]))
-
-
-def entropy_gradient(policy, theta, X):
-    """∇H(π_θ(·|s)): (B, n)."""
-    if isinstance(policy.distribution, Categorical):
-        (log_p,) = split(policy, theta, X)
-        p = np.exp(log_p)
-        return blocks((-p * (log_p - (p * log_p).sum(axis=1, keepdims=True)), X[0]))
-    m = policy.distribution.n_actions
-    return blocks((np.zeros((len(X[0]), m)), X[0]), (np.ones((len(X[1]), m)), X[1]))
 
 
 def fisher_matrix(policy, theta, X):
@@ -140,145 +63,7 @@ def fisher_matrix(policy, theta, X):
     return sum(part.T @ part for part in parts) / B
 
 
-def normalised(A):
-    """(Â − mean) / std over the rows."""
-    mean = A.sum() / len(A)
-    return (A - mean) / np.sqrt(((A - mean) ** 2).sum() / len(A))
-
-
-def fit(X_v, G, ridge, w_old):
-    """argmin Σ (wᵀx − G)² + κ‖w − w_old‖²."""
-    return np.linalg.solve(X_v.T @ X_v + ridge * np.eye(X_v.shape[1]), X_v.T @ G + ridge * w_old)
-
-
-def batches(case: Case, seed: int, count: int = 2, columns: int = 3, T: int = 14) -> list[Trajectories]:
-    """Segments of episodes that terminate, are truncated, both, or go on in the next one, with reset steps."""
-    steps = stream(case, seed, T * count, columns, resets=True)
-    parts = [joined(steps[T * k : T * k + T]) for k in range(count)]
-    for traj in parts:
-        assert not traj.valid.all()
-        assert traj.terminated.any()
-        assert (traj.truncated & ~traj.terminated).any()
-    return parts
-
-
-def made(cls: type[Agent], case: Case, seed: int, **settings) -> Agent:
-    """An agent at random θ and w."""
-    rng = np.random.default_rng(seed)
-    agent = cls(case.policy, case.value_features, **settings)
-    agent.init(rng)
-    agent.theta, agent.w = 0.2 * rng.normal(size=agent.theta.shape), rng.normal(size=agent.w.shape)
-    return agent
-
-
-def near(actual, expected, relative: float = 1e-10) -> None:
-    """Equal relative to the largest element."""
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=relative * np.abs(expected).max())
-
-
-def repeated(case: Case, rows: list[Row], counts: list[int]) -> Trajectories:
-    """One step of as many columns as counts add up to, so that means over rows are exact expectations."""
-    rows = [row for row, count in zip(rows, counts, strict=True) for _ in range(count)]
-    return step_of(case.policy, rows, rows[0])
-
-
-ONE_STATE = Case(SoftmaxLinear(F.Constant(), 2), F.Constant(), spaces.Discrete(1))
-"""A policy that cannot tell states apart, with two actions."""
-
-
-def bandit(A: tuple[float, ...], counts: list[int], case: Case = ONE_STATE) -> Trajectories:
-    """Rows of one state whose reward, and with w = 0 whose advantage, is that of their action."""
-    return repeated(case, [Row(0, a, r, 0, True, False, 0) for a, r in enumerate(A)], counts)
-
-
-def log_odds(p: float) -> float:
-    return float(np.log(p / (1 - p)))
-
-
-def kl(p: float, q: float) -> float:
-    """KL of two actions with probabilities p and 1 − p from q and 1 − q."""
-    return p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
-
-
-def first_probability(agent: Agent) -> float:
-    """π of action 0 in the only state."""
-    return float(density(agent.policy, agent.theta, (np.ones((1, 1)),), np.array([0]))[0])
-
-
 # What holds for all trust-region methods
-
-
-def check_a_restored_agent_continues_identically(cls: type[Agent], **settings) -> None:
-    """From between any two updates, minibatches and all; and a saved state stays as it was."""
-    parts = batches(CASES["gaussian"], 0, count=4)
-    for k in range(1, len(parts)):
-        agent, restored = (made(cls, CASES["gaussian"], seed, **settings) for seed in (0, 1))
-        for part in parts[:k]:
-            agent.update(part, np.random.default_rng(0))
-        saved = agent.state()
-        copies = {name: value.copy() for name, value in saved.items()}
-        restored.update(parts[0], np.random.default_rng(2))
-        restored.load_state(saved)
-        rngs = [np.random.default_rng(1) for _ in range(2)]
-        for part in parts[k:]:
-            assert agent.update(part, rngs[0]) == restored.update(part, rngs[1])
-        assert all(np.array_equal(saved[name], value) for name, value in copies.items())
-        assert all(np.array_equal(restored.state()[name], value) for name, value in agent.state().items())
-        assert all(not np.array_equal(agent.state()[name], value) for name, value in saved.items())
-
-
-def check_a_resumed_run_is_the_uninterrupted_one(algorithm: str, tmp_path, monkeypatch, **settings) -> dict:
-    """The same bytes and metrics wherever it stopped; returns the arrays of the last checkpoint."""
-    monkeypatch.setattr("os.fsync", lambda fd: None)
-
-    def run(out, *fault, resume=False):
-        env = walks(2, *fault)
-        agent = npg.make_agent(algorithm, env, n_steps=8, **settings)
-        how = {"steps": 160, "record_every": 32, "checkpoint_every": 32, "seed": 3, "out": out, "resume": resume}
-        return npg.train(agent, env, **how)
-
-    run(tmp_path / "whole")
-    for k in (1, 30, 47, 70):
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / f"stopped-{k}", raises_at(k, KeyboardInterrupt()))
-        run(tmp_path / f"stopped-{k}", resume=True)
-        assert contents(tmp_path / f"stopped-{k}") == contents(tmp_path / "whole"), f"stopped at step {k}"
-    with np.load(tmp_path / "whole" / "checkpoint.npz") as arrays:
-        return {name.removeprefix("agent."): arrays[name] for name in arrays if name.startswith("agent.")}
-
-
-def check_the_scale_of_rewards_does_not_matter(cls: type[Agent], **settings) -> None:
-    """Powers of two, so that every product is exact: the same θ to the last bit, the critic scaled."""
-    for scale in (2.0**-20, 8.0):
-        agent, scaled = (made(cls, CASES["dense"], 0, **settings) for _ in range(2))
-        scaled.w = scale * scaled.w
-        for part in batches(CASES["dense"], 0):
-            before = agent.theta
-            agent.update(part, np.random.default_rng(0))
-            part.rewards = scale * part.rewards
-            scaled.update(part, np.random.default_rng(0))
-            assert not np.array_equal(agent.theta, before)
-            assert np.array_equal(scaled.theta, agent.theta)
-            assert np.array_equal(scaled.w, scale * agent.w)
-
-
-def check_columns_and_reset_steps_do_not_matter(cls: type[Agent], **settings) -> None:
-    """A segment, its columns in another order, and its episodes one after another in one column."""
-    case = CASES["dense"]
-    (traj,) = batches(case, 0, count=1)
-    T, N = traj.valid.shape
-    in_one_column = []
-    for n in reversed(range(N)):
-        rows = [row_of(Trajectories(**{f: F.rows(getattr(traj, f), slice(t, t + 1)) for f in traj.__slots__}), n)
-                for t in range(T)]  # fmt: skip
-        rows = [row for row in rows if row]
-        rows[-1] = rows[-1]._replace(truncated=rows[-1].truncated or not rows[-1].terminated)  # as the end of a segment
-        in_one_column += [step_of(case.policy, [row], row) for row in rows]
-    agents = [made(cls, case, 0, **settings) for _ in range(3)]
-    for agent, same in zip(agents, [traj, traj[[2, 0, 1]], joined(in_one_column)], strict=True):
-        agent.update(same, np.random.default_rng(0))
-        near(agent.theta, agents[0].theta)
-        near(agent.w, agents[0].w)
 
 
 # TRPO and its box
@@ -650,7 +435,7 @@ def test_the_radius_is_one_of_the_divergence_from_the_old_policy_to_the_new():
 
 @pytest.mark.parametrize("damping", [0.0, 1e-2])
 def test_a_restored_agent_continues_identically(damping):
-    check_a_restored_agent_continues_identically(TRPO, **SETTINGS | {"damping": damping})
+    check_a_restored_batch_agent_continues_identically(TRPO, **SETTINGS | {"damping": damping})
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, monkeypatch):

@@ -76,7 +76,6 @@ class Toy(Agent):
     """
 
     n: int = integer(1, 1)
-    columns: int = integer(1, 1)
     alpha: float = number(0.05, 0)
     gamma: float = number(0.9, 0, 1)
     lam: float = number(0.8, 0, 1)
@@ -88,11 +87,11 @@ class Toy(Agent):
     def collect(self) -> npg.Steps:
         return npg.Steps(self.n)
 
-    def init(self, rng) -> None:
+    def init(self, rng, columns=1) -> None:
         self.theta = 0.01 * rng.normal(size=self.policy.n_params)
         self.w = np.zeros(self.policy.features.n_features)
-        self.z = np.zeros((self.columns, len(self.theta)))
-        self.z_w = np.zeros((self.columns, len(self.w)))
+        self.z = np.zeros((columns, len(self.theta)))
+        self.z_w = np.zeros((columns, len(self.w)))
         self.updates = np.array(0)
         self.ascent = Adam(len(self.theta), self.alpha)
 

@@ -88,7 +88,7 @@ class Agent(Stateful, ABC):
         return cls.__module__.rpartition(".")[2]
 
     def init(self, rng: Rng, columns: int = 1) -> None:
-        """Set everything that is learned to its initial value; ``columns`` parallel environments have a trace each."""
+        """Set all that is learned to its initial value, traces for ``columns`` environments, averaged by Eq. (8.9)."""
         self.theta = self.policy.init(rng)
 
     def act(self, obs: Array, rng: Rng, explore: bool = True) -> tuple[Array, Inputs]:

@@ -10,7 +10,8 @@ from functools import partial
 from typing import Any
 
 import gymnasium
-from gymnasium import spaces, wrappers
+from gymnasium import wrappers
+from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from .._checks import at_least, unit_interval
@@ -113,7 +114,7 @@ def normalized(env: Env, observations: bool = True, rewards: bool = False, gamma
             raise ValueError(f"env must be of autoreset mode NEXT_STEP to be normalised, got {mode}")
     if observations:
         space = single_spaces(env)[0]
-        if not isinstance(space, spaces.Box):
+        if not isinstance(space, Box):
             raise TypeError(f"observation space must be Box to be normalised, got {space}")
         env = kinds.NormalizeObservation(env)
     return kinds.NormalizeReward(env, gamma=float(gamma)) if rewards else env
