@@ -1,29 +1,23 @@
 """What tests compute without the library: boxes and policies in plain NumPy, experience made by hand, and helpers."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import fields, replace
 from itertools import cycle, islice
 from typing import Any, NamedTuple
 
 import numpy as np
-import pytest
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from gymnasium.wrappers import TimeLimit, TransformObservation
+from gymnasium.wrappers import TransformObservation
 from scipy.optimize import brentq
 from strategies import Problem
-from toy import contents, raises_at, walks
 
-import npg
 from npg import features as F
 from npg.algorithms import Agent
 from npg.distributions import Categorical
-from npg.envs.tabular import TabularEnv
 from npg.exact import TabularMDP, enumerate_trajectories
 from npg.lab.collect import Collector
 from npg.models import Linear
 from npg.policies import GaussianLinear, Policy, SoftmaxLinear
-from npg.problems import random_walk
 from npg.traces import TRACES
 from npg.trajectories import Trajectories
 
@@ -123,12 +117,17 @@ def collected(agent: Agent, env: Any, steps: int, seed: int = 0) -> Iterator[Tra
         yield collector.collect(agent, agent.collect, rng)
 
 
-def row_of(traj: Trajectories, n: int = 0) -> Row | None:
-    """Column n of one step; None where it is a reset step."""
-    if not traj.valid[0, n]:
+def row_of(traj: Trajectories, n: int = 0, t: int = 0) -> Row | None:
+    """Row t of column n; None where it is a reset step."""
+    if not traj.valid[t, n]:
         return None
     parts = (traj.obs, traj.actions, traj.rewards, traj.next_obs, traj.terminated, traj.truncated, traj.t)
-    return Row(*(part[0, n] for part in parts))
+    return Row(*(part[t, n] for part in parts))
+
+
+def rows_of(traj: Trajectories, n: int) -> list[Row | None]:
+    """The rows of column n."""
+    return [row_of(traj, n, t) for t in range(len(traj.valid))]
 
 
 def vector(features: F.Features, obs: Any) -> np.ndarray:
@@ -172,13 +171,11 @@ def close(actual: np.ndarray, expected: np.ndarray) -> None:
 SHARED = ("theta", "w", "critic.w", "average_reward")
 
 
-Make = Callable[..., Agent]
-
-
 def make(cls: type[Agent], case: Case, seed: int = 0, columns: int = 1, **settings: Any) -> Agent:
     """An agent at random θ and w."""
     rng = np.random.default_rng(seed)
-    agent = cls(case.policy, case.value_features, **settings)
+    of_values = [f.name for f in fields(cls) if "features" in f.metadata]
+    agent = cls(case.policy, **dict.fromkeys(of_values, case.value_features), **settings)
     agent.init(rng, columns)
     learned = agent.state()
     agent.load_state(
@@ -187,66 +184,11 @@ def make(cls: type[Agent], case: Case, seed: int = 0, columns: int = 1, **settin
     return agent
 
 
-def check_columns_are_averaged(agent: Agent, singles: list[Agent], steps: Iterable[Trajectories]) -> None:
-    """N columns make the mean of what agents of one column would do from the same θ and w, each with its own state.
-
-    Those agents see no reset steps, which therefore change nothing and are left out of the mean.
-    """
-    for traj in steps:
-        before = agent.state()
-        agent.update(traj, np.random.default_rng(0))
-        after = agent.state()
-        moved: list[dict[str, np.ndarray]] = []
-        for n, single in enumerate(singles):
-            single.load_state(single.state() | {name: before[name] for name in SHARED if name in before})
-            if traj.valid[0, n]:
-                single.update(traj[n], np.random.default_rng(0))
-                moved.append(single.state())
-        for name, value in after.items():
-            if name in SHARED:
-                mean = sum(s[name] - before[name] for s in moved) / max(len(moved), 1)
-                expected = before[name] + mean
-            else:
-                expected = np.concatenate([single.state()[name] for single in singles])
-            np.testing.assert_allclose(value, expected, rtol=0, atol=1e-12 * (1 + np.abs(expected).max()), err_msg=name)
-
-
-def check_a_restored_agent_continues_identically(new: Make, steps: list[Trajectories]) -> None:
-    """From every step, mid-episode or not; and a saved state stays as it was."""
-    for k in range(len(steps)):
-        agent, restored = new(seed=0), new(seed=1)
-        for traj in steps[:k]:
-            agent.update(traj, np.random.default_rng(0))
-        saved = agent.state()
-        copies = {name: value.copy() for name, value in saved.items()}
-        restored.load_state(saved)
-        for traj in steps[k:]:
-            agent.update(traj, np.random.default_rng(0))
-            restored.update(traj, np.random.default_rng(0))
-        assert all(np.array_equal(saved[name], value) for name, value in copies.items())
-        assert not np.array_equal(agent.state()["theta"], saved["theta"])
-        assert all(np.array_equal(restored.state()[name], value) for name, value in agent.state().items())
-
-
 class Shifted(TransformObservation):
     """States that are numbered from 3."""
 
     def __init__(self, env: Any) -> None:
         super().__init__(env, lambda s: s + 3, spaces.Discrete(env.observation_space.n, start=3))
-
-
-def check_resets_may_lie_outside_the_space(cls: type[Agent], **settings: Any) -> None:
-    """A row of zeros is no observation of a space that begins at 3, and still does no harm."""
-    features = F.OneHot(spaces.Discrete(6, start=3))
-    agent = make(cls, Case(SoftmaxLinear(features, 2), features, spaces.Discrete(6, start=3)), columns=2, **settings)
-    env = SyncVectorEnv(
-        [lambda: Shifted(TimeLimit(TabularEnv(random_walk(5)), 4))] * 2, autoreset_mode=AutoresetMode.NEXT_STEP
-    )
-    resets = 0
-    for traj in collected(agent, env, 20):
-        resets += (~traj.valid).sum()
-        agent.update(traj, np.random.default_rng(0))
-    assert resets > 0
 
 
 def transitions(mdp: Any, policy: Policy, pi: np.ndarray) -> Iterator[tuple[int, int, int, float, Trajectories]]:
@@ -292,8 +234,7 @@ def episodes_of(traj: Trajectories) -> list[list[Row]]:
     """The rows of each episode."""
     found: list[list[Row]] = []
     for n in range(traj.valid.shape[1]):
-        for t in range(len(traj.valid)):
-            row = row_of(Trajectories(**{f: F.rows(getattr(traj, f), slice(t, t + 1)) for f in traj.__slots__}), n)
+        for row in rows_of(traj, n):
             if row:
                 found += [[]] if row.t == 0 else []
                 found[-1].append(row)
@@ -328,8 +269,7 @@ def windows(traj: Trajectories) -> list[list[Row]]:
     found: list[list[Row]] = []
     for n in range(traj.valid.shape[1]):
         going_on = False
-        for t in range(len(traj.valid)):
-            row = row_of(Trajectories(**{f: F.rows(getattr(traj, f), slice(t, t + 1)) for f in traj.__slots__}), n)
+        for row in rows_of(traj, n):
             if row:
                 found += [] if going_on else [[]]
                 found[-1].append(row)
@@ -580,45 +520,6 @@ def first_probability(agent: Agent) -> float:
     return float(density(agent.policy, agent.theta, (np.ones((1, 1)),), np.array([0]))[0])
 
 
-def check_a_restored_batch_agent_continues_identically(cls: type[Agent], **settings) -> None:
-    """From between any two updates, minibatches and all; and a saved state stays as it was."""
-    parts = batches(CASES["gaussian"], 0, count=4)
-    for k in range(1, len(parts)):
-        agent, restored = (made(cls, CASES["gaussian"], seed, **settings) for seed in (0, 1))
-        for part in parts[:k]:
-            agent.update(part, np.random.default_rng(0))
-        saved = agent.state()
-        copies = {name: value.copy() for name, value in saved.items()}
-        restored.update(parts[0], np.random.default_rng(2))
-        restored.load_state(saved)
-        rngs = [np.random.default_rng(1) for _ in range(2)]
-        for part in parts[k:]:
-            assert agent.update(part, rngs[0]) == restored.update(part, rngs[1])
-        assert all(np.array_equal(saved[name], value) for name, value in copies.items())
-        assert all(np.array_equal(restored.state()[name], value) for name, value in agent.state().items())
-        assert all(not np.array_equal(agent.state()[name], value) for name, value in saved.items())
-
-
-def check_a_resumed_run_is_the_uninterrupted_one(algorithm: str, tmp_path, monkeypatch, **settings) -> dict:
-    """The same bytes and metrics wherever it stopped; returns the arrays of the last checkpoint."""
-    monkeypatch.setattr("os.fsync", lambda fd: None)
-
-    def run(out, *fault, resume=False):
-        env = walks(2, *fault)
-        agent = npg.make_agent(algorithm, env, n_steps=8, **settings)
-        how = {"steps": 160, "record_every": 32, "checkpoint_every": 32, "seed": 3, "out": out, "resume": resume}
-        return npg.train(agent, env, **how)
-
-    run(tmp_path / "whole")
-    for k in (1, 30, 47, 70):
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / f"stopped-{k}", raises_at(k, KeyboardInterrupt()))
-        run(tmp_path / f"stopped-{k}", resume=True)
-        assert contents(tmp_path / f"stopped-{k}") == contents(tmp_path / "whole"), f"stopped at step {k}"
-    with np.load(tmp_path / "whole" / "checkpoint.npz") as arrays:
-        return {name.removeprefix("agent."): arrays[name] for name in arrays if name.startswith("agent.")}
-
-
 def check_the_scale_of_rewards_does_not_matter(cls: type[Agent], **settings) -> None:
     """Powers of two, so that every product is exact: the same θ to the last bit, the critic scaled."""
     for scale in (2.0**-20, 8.0):
@@ -632,25 +533,6 @@ def check_the_scale_of_rewards_does_not_matter(cls: type[Agent], **settings) -> 
             assert not np.array_equal(agent.theta, before)
             assert np.array_equal(scaled.theta, agent.theta)
             assert np.array_equal(scaled.w, scale * agent.w)
-
-
-def check_columns_and_reset_steps_do_not_matter(cls: type[Agent], **settings) -> None:
-    """A segment, its columns in another order, and its episodes one after another in one column."""
-    case = CASES["dense"]
-    (traj,) = batches(case, 0, count=1)
-    T, N = traj.valid.shape
-    in_one_column = []
-    for n in reversed(range(N)):
-        rows = [row_of(Trajectories(**{f: F.rows(getattr(traj, f), slice(t, t + 1)) for f in traj.__slots__}), n)
-                for t in range(T)]  # fmt: skip
-        rows = [row for row in rows if row]
-        rows[-1] = rows[-1]._replace(truncated=rows[-1].truncated or not rows[-1].terminated)  # as the end of a segment
-        in_one_column += [step_of(case.policy, [row], row) for row in rows]
-    agents = [made(cls, case, 0, **settings) for _ in range(3)]
-    for agent, same in zip(agents, [traj, traj[[2, 0, 1]], joined(in_one_column)], strict=True):
-        agent.update(same, np.random.default_rng(0))
-        near(agent.theta, agents[0].theta)
-        near(agent.w, agents[0].w)
 
 
 def fisher_of(policy, theta, obs):

@@ -10,7 +10,6 @@ from oracles import (
     Row,
     close,
     collected,
-    joined,
     probabilities,
     score,
     segments,
@@ -167,18 +166,6 @@ def test_with_the_entropy_it_is_at_rest_where_probabilities_are_exponentials_of_
         assert np.allclose(agent.theta, np.log(p), rtol=0, atol=1e-13) == rests
 
 
-@pytest.mark.equation("8.10", "8.12")
-@pytest.mark.parametrize("advantage", ["gae", "n_step"])
-@pytest.mark.parametrize(("ends", "delta"), [((0, 0), 6), ((0, 1), 6), ((1, 0), 2), ((1, 1), 2)])
-def test_all_but_a_termination_is_bootstrapped_through(advantage, ends, delta):
-    case = CASES["one-hot"]
-    agent = make(case, advantage=advantage, **UNCLIPPED | {"gamma": 0.8, "alpha_w": 0.1})
-    agent.w = np.array([1.0, 5, 0, 0, 0])
-    row = Row(0, 1, 3.0, 1, *map(bool, ends), 0)
-    agent.update(step_of(case.policy, [row], row), np.random.default_rng(0))
-    assert agent.w == pytest.approx([1 + 0.1 * delta, 5, 0, 0, 0], abs=1e-14)
-
-
 @pytest.mark.equation("8.12")
 @pytest.mark.parametrize("normalize", [None, "standardize"])
 def test_the_critic_learns_the_same_whether_advantages_are_normalised(normalize):
@@ -216,32 +203,6 @@ def test_neither_step_is_longer_than_alpha_times_the_clip(kind):
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("clip", [0.5, 10.0])
-def test_where_there_is_nothing_to_learn_nothing_changes(optimizer, clip):
-    agent = make(CASES["one-hot"], beta=0.0, clip=clip, optimizer=optimizer)
-    agent.w[:] = 0
-    theta, traj = agent.theta.copy(), segments(CASES["one-hot"], 0)[0]
-    traj.rewards[:] = 0
-    agent.update(traj, np.random.default_rng(0))
-    assert np.array_equal(agent.theta, theta)
-    assert not agent.w.any()
-
-
-def test_columns_and_reset_steps_do_not_matter():
-    case, traj = CASES["dense"], segments(CASES["dense"], 0)[0]
-    marked = []
-    for part in reversed(windows(traj)):
-        last = part[-1]  # the last of a window that goes on is bootstrapped from as at a time limit
-        marked += [[row] for row in [*part[:-1], last._replace(truncated=not last.terminated or last.truncated)]]
-    in_one_column = joined([step_of(case.policy, row, row[0]) for row in marked])
-    agents = [make(case, normalize="standardize") for _ in range(3)]
-    for agent, same in zip(agents, [traj, traj[[2, 0, 1]], in_one_column], strict=True):
-        agent.update(same, np.random.default_rng(0))
-        np.testing.assert_allclose(agent.theta, agents[0].theta, rtol=0, atol=1e-13)
-        np.testing.assert_allclose(agent.w, agents[0].w, rtol=0, atol=1e-13)
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_segment_of_reset_steps_alone_changes_nothing(optimizer):
     agent, steps = make(CASES["one-hot"], optimizer=optimizer, n_steps=1), stream(CASES["one-hot"], 0, 4, resets=True)
     for traj in steps:
@@ -266,30 +227,3 @@ def test_a_collected_run_is_its_box_line_by_line():
         agent.update(traj, np.random.default_rng(0))
         close(agent.theta, theta)
         close(agent.w, w)
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_restored_agent_continues_identically(optimizer):
-    case = CASES["gaussian"]
-    agent, other = (make(case, seed, optimizer=optimizer) for seed in (0, 1))
-    first, second, *rest = segments(case, 0)
-    agent.update(first, np.random.default_rng(0))
-    agent.update(second, np.random.default_rng(0))
-    other.update(second, np.random.default_rng(0))
-    other.load_state(agent.state())
-    for traj in rest:
-        agent.update(traj, np.random.default_rng(0))
-        other.update(traj, np.random.default_rng(0))
-    assert all(np.array_equal(other.state()[name], value) for name, value in agent.state().items())
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("gamma", 1.01), ("n_steps", 0), ("advantage", "td"), ("lam", -0.1), ("lam", 1.01), ("n", 0), ("beta", -1),
-        ("clip", -1), ("clip", 0), ("normalize", 1), ("optimizer", "sgd"), ("alpha", -1), ("alpha_w", -1),
-    ],
-)  # fmt: skip
-def test_bad_settings_are_refused_by_name(name, value):
-    with pytest.raises(ValueError, match=rf"^{name} must be"):
-        make(CASES["dense"], **{name: value})

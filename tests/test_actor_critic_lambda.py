@@ -4,7 +4,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,9 +17,6 @@ from oracles import (
     Case,
     Row,
     carried,
-    check_a_restored_agent_continues_identically,
-    check_columns_are_averaged,
-    check_resets_may_lie_outside_the_space,
     close,
     collected,
     make,
@@ -35,10 +31,9 @@ from oracles import (
 )
 from strategies import lams, layers, problems, seeds
 
-import npg
 from npg import features as F
 from npg.algorithms import ActorCriticLambda, OneStepActorCritic
-from npg.envs.tabular import TabularEnv, TabularVectorEnv
+from npg.envs.tabular import TabularEnv
 from npg.exact import enumerate_trajectories
 from npg.policies import SoftmaxLinear
 from npg.problems import random_walk
@@ -124,27 +119,6 @@ def test_without_decay_it_is_the_one_step_method(seed, outer_discount):
 
 
 @pytest.mark.equation("8.9")
-@pytest.mark.parametrize("resets", [False, True])
-@pytest.mark.parametrize(("kind", "trace"), KINDS_AND_TRACES)
-@given(seeds)
-@settings(max_examples=3)
-def test_columns_are_averaged_and_reset_steps_change_nothing(kind, trace, resets, seed):
-    setting = ONLINE | DECAYS | {"outer_discount": True, "trace": trace}
-    agent = make(ActorCriticLambda, CASES[kind], seed, columns=3, **setting)
-    singles = [make(ActorCriticLambda, CASES[kind], **setting) for _ in range(3)]
-    check_columns_are_averaged(agent, singles, stream(CASES[kind], seed, columns=3, resets=resets))
-
-
-@pytest.mark.equation("8.9")
-@pytest.mark.parametrize("trace", TRACES)
-def test_collected_columns_are_averaged_and_reset_steps_change_nothing(trace):
-    setting = ONLINE | DECAYS | {"outer_discount": True, "trace": trace}
-    agent = make(ActorCriticLambda, WALK, columns=3, **setting)
-    singles = [make(ActorCriticLambda, WALK, **setting) for _ in range(3)]
-    check_columns_are_averaged(agent, singles, collected(agent, TabularVectorEnv(random_walk(5), 3, 6), 60))
-
-
-@pytest.mark.equation("8.9")
 @given(problems(most=3))
 @settings(max_examples=20)
 def test_two_columns_have_the_mean_of_one_and_half_its_covariance(p):
@@ -176,38 +150,6 @@ def test_two_columns_have_the_mean_of_one_and_half_its_covariance(p):
     size = 1e-11 * (1 + np.abs(covariance).max() + np.abs(mean).max() ** 2)
     np.testing.assert_allclose(mean_of_two, mean, rtol=0, atol=size)
     np.testing.assert_allclose(covariance_of_two, covariance / 2, rtol=0, atol=size)
-
-
-def test_a_reset_step_alone_changes_nothing():
-    agent = make(ActorCriticLambda, CASES["one-hot"], outer_discount=True, trace="dutch")
-    for traj in stream(CASES["one-hot"], 0, steps=4, resets=True):
-        before = agent.state()
-        agent.update(traj, np.random.default_rng(0))
-    assert not traj.valid.any()
-    assert all(np.array_equal(agent.state()[name], value) for name, value in before.items())
-
-
-@pytest.mark.parametrize("trace", TRACES)
-def test_reset_steps_do_no_harm_where_zero_is_no_state(trace):
-    check_resets_may_lie_outside_the_space(ActorCriticLambda, trace=trace)
-
-
-@pytest.mark.parametrize(
-    ("kind", "trace"), [("one-hot", "dutch"), ("tiles", "replacing"), ("gaussian", "accumulating")]
-)
-def test_a_restored_agent_continues_identically(kind, trace):
-    case, setting = CASES[kind], ONLINE | DECAYS | {"columns": 2, "outer_discount": True, "trace": trace}
-    check_a_restored_agent_continues_identically(
-        lambda seed: make(ActorCriticLambda, case, seed, **setting), stream(case, 0, steps=8, columns=2, resets=True)
-    )
-
-
-def test_agents_that_begin_alike_share_nothing():
-    one, other = (make(ActorCriticLambda, CASES["dense"], trace="dutch") for _ in range(2))
-    before = other.state()
-    for traj in stream(CASES["dense"], 0):
-        one.update(traj, np.random.default_rng(0))
-    assert all(np.array_equal(other.state()[name], value) for name, value in before.items())
 
 
 # Sums over episodes, with parameters that are put back after each step
@@ -376,31 +318,3 @@ def test_what_comes_after_the_end_of_an_episode_does_not_depend_on_how_it_ended_
             agent.update(traj, np.random.default_rng(0))
             fresh.update(traj, np.random.default_rng(0))
         assert all(np.array_equal(fresh.state()[name], value) for name, value in agent.state().items())
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("gamma", 1.01), ("lam_theta", 1.01), ("lam_theta", -0.1), ("lam_w", 1.01), ("lam_w", -0.1), ("lam_w", None),
-        ("alpha", -1), ("alpha_w", float("nan")), ("trace", "true online"), ("outer_discount", 0), ("columns", 0),
-    ],
-)  # fmt: skip
-def test_bad_settings_are_refused_by_name(name, value):
-    with pytest.raises(ValueError, match=rf"^{name} must be"):
-        make(ActorCriticLambda, CASES["dense"], **{name: value})
-
-
-def test_replacing_traces_need_binary_features():
-    with pytest.raises(ValueError, match=r"^trace='replacing' needs binary features \(one-hot or tile\), got Poly"):
-        make(ActorCriticLambda, CASES["dense"], trace="replacing")
-    env = npg.make_env("MountainCar-v0")
-    agent = npg.make_agent("actor_critic_lambda", env, value_features="fourier", trace="replacing")
-    with pytest.raises(ValueError, match="needs binary features"):
-        npg.train(agent, env, steps=10, seed=0)
-
-
-def test_polynomial_values_are_the_default_for_boxes_and_tabular_ones_for_discrete():
-    agent = npg.make_agent("actor_critic_lambda", npg.make_env("MountainCarContinuous-v0"))
-    assert isinstance(agent.value_features, F.Polynomial)
-    agent = npg.make_agent("actor_critic_lambda", TabularEnv(random_walk(5)))
-    assert agent.value_features == F.OneHot(spaces.Discrete(6))

@@ -9,17 +9,12 @@ from oracles import (
     CASES,
     ONLINE,
     WALK,
-    Row,
-    check_a_restored_agent_continues_identically,
-    check_columns_are_averaged,
-    check_resets_may_lie_outside_the_space,
     close,
     collected,
     make,
     probabilities,
     row_of,
     score,
-    step_of,
     stream,
     table,
     transitions,
@@ -30,7 +25,7 @@ from strategies import problems, seeds
 import npg
 from npg.algorithms import AllActions
 from npg.distributions import Categorical
-from npg.envs.tabular import TabularEnv, TabularVectorEnv
+from npg.envs.tabular import TabularEnv
 from npg.features import OneHot
 from npg.problems import random_walk
 
@@ -90,48 +85,6 @@ def test_a_collected_run_is_its_box_line_by_line(outer_discount):
     close(agent.critic.w, w)
 
 
-@pytest.mark.equation("8.9")
-@pytest.mark.parametrize("resets", [False, True])
-@pytest.mark.parametrize("kind", DISCRETE)
-@given(seeds)
-@settings(max_examples=5)
-def test_columns_are_averaged_and_reset_steps_change_nothing(kind, resets, seed):
-    setting = ONLINE | {"outer_discount": True}
-    agent = make(AllActions, CASES[kind], seed, columns=3, **setting)
-    singles = [make(AllActions, CASES[kind], **setting) for _ in range(3)]
-    check_columns_are_averaged(agent, singles, stream(CASES[kind], seed, columns=3, resets=resets))
-
-
-@pytest.mark.equation("8.9")
-@pytest.mark.parametrize("outer_discount", [False, True])
-def test_collected_columns_are_averaged_and_reset_steps_change_nothing(outer_discount):
-    setting = ONLINE | {"outer_discount": outer_discount}
-    agent = make(AllActions, WALK, columns=3, **setting)
-    singles = [make(AllActions, WALK, **setting) for _ in range(3)]
-    check_columns_are_averaged(agent, singles, collected(agent, TabularVectorEnv(random_walk(5), 3, 6), 60))
-
-
-def test_a_reset_step_alone_changes_nothing():
-    agent = make(AllActions, CASES["dense"], outer_discount=True)
-    for traj in stream(CASES["dense"], 0, steps=4, resets=True):
-        before = agent.state()
-        agent.update(traj, np.random.default_rng(0))
-    assert not traj.valid.any()
-    assert all(np.array_equal(agent.state()[name], value) for name, value in before.items())
-
-
-def test_reset_steps_do_no_harm_where_zero_is_no_state():
-    check_resets_may_lie_outside_the_space(AllActions)
-
-
-@pytest.mark.parametrize("kind", ["one-hot", "dense"])
-def test_a_restored_agent_continues_identically(kind):
-    check_a_restored_agent_continues_identically(
-        lambda seed: make(AllActions, CASES[kind], seed, columns=2, outer_discount=True, **ONLINE),
-        stream(CASES[kind], 0, steps=8, columns=2, resets=True),
-    )
-
-
 def steps_from_all_states(p, q):
     """s, a, Pr(a, s'|s) and what one update at q̂ adds to θ and to w, where α = α_w = 1."""
     agent = AllActions(p.policy, table(p.mdp), gamma=p.mdp.gamma, alpha=1.0, alpha_w=1.0)
@@ -186,33 +139,12 @@ def test_the_step_of_the_actor_depends_neither_on_the_action_taken_nor_on_a_base
             np.testing.assert_allclose(g, of_state.setdefault(s, g), rtol=0, atol=1e-13)
 
 
-@pytest.mark.equation("8.10")
-@pytest.mark.parametrize(("terminated", "truncated", "delta"), [(0, 0, 6), (0, 1, 6), (1, 0, 2), (1, 1, 2)])
-def test_only_a_termination_has_no_value_to_come(terminated, truncated, delta):
-    agent = make(AllActions, WALK, gamma=0.5, alpha=0.0, alpha_w=0.1, outer_discount=True)
-    agent.theta, agent.critic.w = np.zeros(12), np.repeat([1.0, 15.0], 6)
-    row = Row(0, 0, 3.0, 1, bool(terminated), bool(truncated), 0)
-    agent.update(step_of(WALK.policy, [row], row), np.random.default_rng(0))
-    assert agent.critic.w[0] == pytest.approx(1 + 0.1 * delta, abs=1e-14)
-    assert agent.critic.w[1:].tolist() == [1] * 5 + [15] * 6
-    assert agent.I == (1.0 if terminated or truncated else 0.5)
-
-
 @pytest.mark.parametrize("kind", [kind for kind in CASES if kind not in DISCRETE])
 def test_actions_that_cannot_be_summed_over_are_refused(kind):
     with pytest.raises(TypeError, match=r"^all_actions needs discrete actions, got DiagonalGaussian"):
         make(AllActions, CASES[kind])
     with pytest.raises(TypeError, match="needs discrete actions"):
         npg.make_agent("all_actions", npg.make_env("MountainCarContinuous-v0"))
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("gamma", 1.01), ("alpha", -1), ("alpha_w", float("nan")), ("outer_discount", "no"), ("columns", 0)],
-)
-def test_bad_settings_are_refused_by_name(name, value):
-    with pytest.raises(ValueError, match=rf"^{name} must be"):
-        make(AllActions, CASES["dense"], **{name: value})
 
 
 @pytest.mark.equation("8.5")

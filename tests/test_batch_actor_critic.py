@@ -12,26 +12,20 @@ from oracles import (
     batch,
     close,
     episodes_of,
-    joined,
     probabilities,
     score,
     step_of,
-    stream,
     target_of,
     vector,
 )
 from strategies import layers, seeds
 
-import npg
 from npg import features as F
 from npg.algorithms import BatchActorCritic
 from npg.distributions import Categorical
-from npg.envs.tabular import TabularVectorEnv
 from npg.exact import enumerate_trajectories
-from npg.lab.collect import Collector
 from npg.optimizers import OPTIMIZERS
 from npg.policies import SoftmaxLinear
-from npg.problems import random_walk
 
 TARGETS = ["lambda", "td", "n_step", "mc"]
 SETTINGS = {"gamma": 0.8, "lam": 0.7, "n": 2, "K_v": 1, "K_pi": 1, "ridge": 0.5, "optimizer": "ascent", "alpha": 0.003}
@@ -185,18 +179,6 @@ def test_with_a_critic_held_at_zero_the_mean_of_the_first_step_is_the_gradient(p
     np.testing.assert_allclose(mean, p.mdp.gradient(p.policy, p.theta), rtol=0, atol=1e-10)
 
 
-@pytest.mark.equation("8.10", "8.11")
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize(("terminated", "truncated", "y"), [(0, 1, 3 + 0.8 * 5), (1, 0, 3), (1, 1, 3)])
-def test_a_time_limit_is_bootstrapped_through_and_a_termination_is_not(target, terminated, truncated, y):
-    case = CASES["one-hot"]
-    agent = make(case, target=target, ridge=0.0, alpha=0.0)
-    agent.w = np.array([1.0, 5, 0, 0, 0])
-    row = Row(0, 1, 3.0, 1, bool(terminated), bool(truncated), 0)
-    agent.update(step_of(case.policy, [row], row), np.random.default_rng(0))
-    assert agent.w[0] == pytest.approx(y, abs=1e-12)
-
-
 @pytest.mark.equation("7.18", "8.11")
 def test_sweeps_with_one_step_targets_come_to_the_values_of_the_batch():
     case, traj = CASES["one-hot"], batch(CASES["one-hot"], 0)
@@ -207,21 +189,6 @@ def test_sweeps_with_one_step_targets_come_to_the_values_of_the_batch():
     x_next = np.array([(not s.terminated) * vector(case.value_features, s.next_obs) for s in rows])
     expected = np.linalg.solve(x.T @ (x - 0.8 * x_next), x.T @ np.array([s.r for s in rows]))
     np.testing.assert_allclose(agent.w, expected, rtol=0, atol=1e-10)
-
-
-@pytest.mark.parametrize("normalize", [None, "scale"])
-def test_columns_padding_and_order_of_episodes_do_not_matter(normalize):
-    case = CASES["dense"]
-    traj = batch(case, 0)
-    padded = joined([traj, *stream(case, 1, 5, 3, resets=True)])
-    padded.valid[len(traj.valid) :] = False
-    rows = [[row] for episode in reversed(episodes_of(traj)) for row in episode]
-    in_one_column = joined([step_of(case.policy, row, row[0]) for row in rows])
-    agents = [make(case, K_v=2, K_pi=2, normalize=normalize) for _ in range(4)]
-    for agent, same in zip(agents, [traj, padded, traj[[2, 0, 1]], in_one_column], strict=True):
-        agent.update(same, np.random.default_rng(0))
-        np.testing.assert_allclose(agent.w, agents[0].w, rtol=0, atol=1e-11)
-        np.testing.assert_allclose(agent.theta, agents[0].theta, rtol=0, atol=1e-12)
 
 
 @given(st.floats(0.1, 10), st.sampled_from(TARGETS))
@@ -242,35 +209,3 @@ def test_advantages_that_differ_by_rounding_alone_are_not_normalised():
     for agent in agents:
         agent.update(traj, np.random.default_rng(0))
     assert np.array_equal(agents[0].theta, agents[1].theta)
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_restored_agent_continues_identically(optimizer):
-    agent, other = (make(CASES["gaussian"], seed, optimizer=optimizer, K_pi=2) for seed in (0, 1))
-    env, rngs = TabularVectorEnv(random_walk(5), 2, 6), [np.random.default_rng(0) for _ in range(2)]
-    assert agent.collect == npg.Episodes(16)
-    for k in range(4):
-        if k == 2:
-            other.load_state(agent.state())
-        traj = batch(CASES["gaussian"], k)
-        agent.update(traj, rngs[0])
-        if k >= 2:
-            other.update(traj, rngs[1])
-            assert all(np.array_equal(other.state()[name], value) for name, value in agent.state().items())
-    walker = npg.make_agent("batch_actor_critic", env, episodes=4)
-    walker.init(rngs[0])
-    diagnostics = walker.update(Collector(env, 0).collect(walker, walker.collect, rngs[0]), rngs[0])
-    assert np.isfinite(list(diagnostics.values())).all()
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("gamma", 1.01), ("lam", -0.1), ("lam", 1.01), ("n", 0), ("n", 1.0), ("episodes", 0), ("target", "gae"),
-        ("K_v", 0), ("K_pi", 0), ("K_pi", True), ("ridge", -1), ("outer_discount", 1), ("normalize", "yes"),
-        ("optimizer", "sgd"), ("alpha", -1), ("alpha", float("inf")),
-    ],
-)  # fmt: skip
-def test_bad_settings_are_refused_by_name(name, value):
-    with pytest.raises(ValueError, match=rf"^{name} must be"):
-        make(CASES["dense"], **{name: value})

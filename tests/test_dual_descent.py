@@ -14,9 +14,6 @@ from oracles import (
     bandit,
     batch_of,
     batches,
-    check_a_restored_batch_agent_continues_identically,
-    check_a_resumed_run_is_the_uninterrupted_one,
-    check_columns_and_reset_steps_do_not_matter,
     check_the_scale_of_rewards_does_not_matter,
     collected,
     density,
@@ -306,10 +303,6 @@ def test_where_there_is_nothing_to_learn_theta_stays_and_the_multiplier_falls():
     assert diagnostics["mu"] == pytest.approx(0.5 - 3 * 10 * 0.01, abs=1e-15)
 
 
-def test_columns_and_reset_steps_do_not_matter():
-    check_columns_and_reset_steps_do_not_matter(DualDescent, **SETTINGS)
-
-
 def test_a_collected_run_is_its_box_line_by_line():
     case, setting = Case(SoftmaxLinear(F.OneHot(10), 2), F.OneHot(10), None), SETTINGS | {"alpha": 0.3}
     agent = made(DualDescent, case, 0, n_steps=40, **setting)
@@ -322,32 +315,3 @@ def test_a_collected_run_is_its_box_line_by_line():
         near(agent.theta, theta)
         near(agent.w, w)
         assert agent.multiplier == pytest.approx(mu, rel=1e-10, abs=1e-12)
-
-
-# State and settings
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_restored_agent_continues_identically(optimizer):
-    check_a_restored_batch_agent_continues_identically(DualDescent, **SETTINGS | {"optimizer": optimizer, "mu": 9.0})
-
-
-def test_a_resumed_run_is_the_uninterrupted_one_and_the_checkpoint_holds_the_multiplier(tmp_path, monkeypatch):
-    how = {"dual_steps": 2, "primal_steps": 2, "optimizer": "adam", "epsilon": 0.1, "mu": 50.0}
-    arrays = check_a_resumed_run_is_the_uninterrupted_one("dual_descent", tmp_path, monkeypatch, **how)
-    assert arrays.keys() == {"theta", "w", "ascent.m", "ascent.v", "ascent.t", "multiplier"}
-    assert 0 < arrays["multiplier"] < 45
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("gamma", 1.01), ("n_steps", 1), ("lam", -0.1), ("lam", 1.01), ("ridge", -1), ("epsilon", 0),
-        ("epsilon", float("nan")), ("dual_steps", 0), ("dual_steps", 2.0), ("primal_steps", 0), ("primal_steps", True),
-        ("mu", -0.1), ("mu", None), ("normalize", 1), ("optimizer", "sgd"), ("alpha", -1), ("alpha_mu", -1),
-        ("alpha_mu", float("inf")),
-    ],
-)  # fmt: skip
-def test_bad_settings_are_refused_by_name(name, value):
-    with pytest.raises(ValueError, match=rf"^{name} must be"):
-        made(DualDescent, CASES["dense"], 0, **{name: value})

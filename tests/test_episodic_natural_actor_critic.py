@@ -16,7 +16,6 @@ from oracles import (
     episodes_of,
     equal,
     every_episode,
-    joined,
     mean_fisher,
     other_parameters,
     score,
@@ -179,26 +178,9 @@ def test_the_return_of_an_episode_ends_at_a_time_limit_as_at_a_termination(termi
     np.testing.assert_allclose(change, [1, -1], rtol=0, atol=1e-13)  # the advantages 3 − 2 and 1 − 2
 
 
-def test_columns_and_order_of_episodes_do_not_matter():
-    case, traj = CASES["dense"], batch(CASES["dense"], 0)
-    rows = [[row] for episode in reversed(episodes_of(traj)) for row in episode]
-    in_one_column = joined([step_of(case.policy, row, row[0]) for row in rows])
-    first, *others = (updated(make(case), same)[0] for same in (traj, traj[[2, 0, 1]], in_one_column))
-    for other in others:
-        equal(other, first, 1e-11)
-
-
 def test_parts_of_episodes_are_refused():
     with pytest.raises(ValueError, match="must be whole episodes"):
         updated(make(CASES["dense"]), segments(CASES["dense"], 0)[1])
-
-
-def test_no_reward_is_no_step():
-    agent, traj = make(CASES["one-hot"]), batch(CASES["one-hot"], 0)
-    traj.rewards[:] = 0
-    change, diagnostics = updated(agent, traj)
-    assert not change.any()
-    assert diagnostics["natural_gradient_norm"] == diagnostics["kl"] == 0
 
 
 def test_diagnostics_are_what_they_are_called():
@@ -208,38 +190,3 @@ def test_diagnostics_are_what_they_are_called():
     assert list(diagnostics) == ["natural_gradient_norm", "kl", "entropy"]
     assert diagnostics["kl"] == case.policy.kl(before, agent.theta, x).mean()
     assert diagnostics["entropy"] == case.policy.entropy(agent.theta, x).mean()
-
-
-def test_a_restored_agent_continues_identically():
-    case = CASES["gaussian"]
-    agent, other = (make(case, seed) for seed in (0, 1))
-    agent.update(batch(case, 0), np.random.default_rng(0))
-    saved = agent.state()
-    assert set(saved) == {"theta"}
-    before = saved["theta"].copy()
-    other.load_state(saved)
-    for k in (1, 2):
-        agent.update(batch(case, k), np.random.default_rng(0))
-        other.update(batch(case, k), np.random.default_rng(0))
-    assert np.array_equal(saved["theta"], before)
-    assert np.array_equal(agent.theta, other.theta)
-    assert not np.array_equal(agent.theta, before)
-
-
-def test_it_can_be_made_by_name_and_rebuilt_from_its_configuration():
-    env = TabularVectorEnv(random_walk(5), 2, 6)
-    agent = npg.make_agent("episodic_natural_actor_critic", env, episodes=4, delta=0.02)
-    settings_ = {name: value for name, value in agent.config.items() if name != "algorithm"}
-    assert npg.make_agent(agent.config["algorithm"], env, **settings_).config == agent.config
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("gamma", 1.01), ("gamma", None), ("episodes", 1), ("episodes", 5.0), ("ridge", -1), ("ridge", float("nan")),
-        ("delta", -1e-9), ("delta", float("inf")), ("alpha", -1), ("alpha", "0.1"),
-    ],
-)  # fmt: skip
-def test_bad_settings_are_refused_by_name(name, value):
-    with pytest.raises(ValueError, match=rf"^{name} must be"):
-        make(CASES["dense"], **{name: value})

@@ -173,25 +173,6 @@ def test_the_direction_is_the_same_in_all_linear_parameters_unless_a_ridge_damps
     assert (difference <= 1e-8 * np.abs(first).max()) if same else (difference > 1e-2 * np.abs(first).max())
 
 
-@pytest.mark.equation("8.10", "9.16")
-@pytest.mark.parametrize("lam", LAMBDAS)
-@pytest.mark.parametrize(("terminated", "truncated", "to_come"), [(0, 1, 5.0), (1, 0, 0.0), (1, 1, 0.0)])
-def test_a_time_limit_is_bootstrapped_through_and_a_termination_is_not(lam, terminated, truncated, to_come):
-    # From state 0 action 0 leads to state 1, which is worth 5, and action 1 to the end; both pay nothing.
-    policy = SoftmaxLinear(F.OneHot(2), 2)
-    rows = [
-        Row(0, 0, 0.0, 1, bool(terminated), bool(truncated), 0),
-        Row(0, 1, 0.0, 1, True, False, 0),
-        Row(1, 0, 5.0, 0, True, False, 0),
-        Row(1, 1, 5.0, 0, True, False, 0),
-    ]
-    agent = NaturalActorCritic(policy, F.OneHot(2), gamma=0.8, lam=lam, **EXACT)
-    agent.init(np.random.default_rng(0))
-    change, _ = updated(agent, step_of(policy, rows, rows[0]))
-    advantage = 0.8 * to_come / 2
-    np.testing.assert_allclose(change.reshape(2, 2), [[advantage, 0], [-advantage, 0]], rtol=0, atol=1e-12)
-
-
 @pytest.mark.equation("9.16")
 def test_traces_go_on_within_a_column_and_end_with_an_episode():
     # 0 → 1 → end, and the reward is paid at the end: with λ = 1 the first action is paid for too.
@@ -212,14 +193,6 @@ def test_traces_go_on_within_a_column_and_end_with_an_episode():
         np.testing.assert_allclose(W[:, 0], [-expected, expected], rtol=0, atol=1e-12)
 
 
-def test_no_reward_is_no_step():
-    agent, traj = make(CASES["one-hot"]), segments(CASES["one-hot"], 0)[1]
-    traj.rewards[:] = 0
-    change, diagnostics = updated(agent, traj)
-    assert not change.any()
-    assert diagnostics["natural_gradient_norm"] == diagnostics["kl"] == 0
-
-
 def test_diagnostics_are_what_they_are_called():
     case, agent, traj = CASES["dense"], make(CASES["dense"]), segments(CASES["dense"], 0)[1]
     before, x = agent.theta.copy(), F.rows(traj.x, traj.valid)
@@ -227,45 +200,3 @@ def test_diagnostics_are_what_they_are_called():
     assert list(diagnostics) == ["natural_gradient_norm", "kl", "entropy"]
     assert diagnostics["kl"] == case.policy.kl(before, agent.theta, x).mean()
     assert diagnostics["entropy"] == case.policy.entropy(agent.theta, x).mean()
-
-
-def test_order_of_columns_does_not_matter():
-    traj = segments(CASES["dense"], 0)[1]
-    first, other = (updated(make(CASES["dense"]), same)[0] for same in (traj, traj[[2, 0, 1]]))
-    equal(other, first, 1e-11)
-
-
-def test_a_restored_agent_continues_identically():
-    case = CASES["gaussian"]
-    agent, other = (make(case, seed) for seed in (0, 1))
-    first, *rest = segments(case, 0)
-    agent.update(first, np.random.default_rng(0))
-    saved = agent.state()
-    assert set(saved) == {"theta"}
-    before = saved["theta"].copy()
-    other.load_state(saved)
-    for traj in rest:
-        agent.update(traj, np.random.default_rng(0))
-        other.update(traj, np.random.default_rng(0))
-    assert np.array_equal(saved["theta"], before)
-    assert np.array_equal(agent.theta, other.theta)
-    assert not np.array_equal(agent.theta, before)
-
-
-def test_it_can_be_made_by_name_and_rebuilt_from_its_configuration():
-    env = TabularVectorEnv(random_walk(5), 2, 6)
-    agent = npg.make_agent("natural_actor_critic", env, n_steps=4, delta=0.02)
-    settings_ = {name: value for name, value in agent.config.items() if name != "algorithm"}
-    assert npg.make_agent(agent.config["algorithm"], env, **settings_).config == agent.config
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("gamma", 1.01), ("gamma", None), ("n_steps", 1), ("n_steps", 5.0), ("lam", -0.1), ("lam", 1.01),
-        ("ridge", -1), ("delta", -1e-9), ("delta", float("inf")), ("alpha", -1), ("alpha", "0.1"),
-    ],
-)  # fmt: skip
-def test_bad_settings_are_refused_by_name(name, value):
-    with pytest.raises(ValueError, match=rf"^{name} must be"):
-        make(CASES["dense"], **{name: value})

@@ -13,9 +13,6 @@ from oracles import (
     Case,
     Row,
     carried,
-    check_a_restored_agent_continues_identically,
-    check_columns_are_averaged,
-    check_resets_may_lie_outside_the_space,
     close,
     collected,
     make,
@@ -32,13 +29,10 @@ from strategies import Problem, problems, seeds
 from npg import features as F
 from npg.algorithms import OneStepActorCritic
 from npg.distributions import Categorical
-from npg.envs.tabular import TabularEnv, TabularVectorEnv
+from npg.envs.tabular import TabularEnv
 from npg.models import Linear
 from npg.policies import Policy, SoftmaxLinear
 from npg.problems import random_walk, short_corridor
-
-# Experience, made by hand or collected, and what is computed from it without the library
-
 
 # What holds for all online methods
 
@@ -93,50 +87,6 @@ def test_a_collected_run_is_the_box_of_the_book_line_by_line(outer_discount):
     *_, (theta, w) = box(WALK, theta, w, map(row_of, steps), **setting)
     close(agent.theta, theta)
     close(agent.critic.w, w)
-
-
-@pytest.mark.equation("8.9")
-@pytest.mark.parametrize("resets", [False, True])
-@pytest.mark.parametrize("kind", CASES)
-@given(seeds)
-@settings(max_examples=5)
-def test_columns_are_averaged_and_reset_steps_change_nothing(kind, resets, seed):
-    setting = ONLINE | {"outer_discount": True}
-    agent = make(OneStepActorCritic, CASES[kind], seed, columns=3, **setting)
-    singles = [make(OneStepActorCritic, CASES[kind], **setting) for _ in range(3)]
-    check_columns_are_averaged(agent, singles, stream(CASES[kind], seed, columns=3, resets=resets))
-
-
-@pytest.mark.equation("8.9")
-@pytest.mark.parametrize("outer_discount", [False, True])
-def test_collected_columns_are_averaged_and_reset_steps_change_nothing(outer_discount):
-    setting = ONLINE | {"outer_discount": outer_discount}
-    agent = make(OneStepActorCritic, WALK, columns=3, **setting)
-    singles = [make(OneStepActorCritic, WALK, **setting) for _ in range(3)]
-    check_columns_are_averaged(agent, singles, collected(agent, TabularVectorEnv(random_walk(5), 3, 6), 60))
-
-
-def test_a_reset_step_alone_changes_nothing():
-    agent = make(OneStepActorCritic, CASES["dense"], outer_discount=True)
-    for traj in stream(CASES["dense"], 0, steps=4, resets=True):
-        before = agent.state()
-        diagnostics = agent.update(traj, np.random.default_rng(0))
-    assert not traj.valid.any()
-    assert all(np.array_equal(agent.state()[name], value) for name, value in before.items())
-    assert diagnostics == {"squared_td_error": 0.0}
-
-
-def test_reset_steps_do_no_harm_where_zero_is_no_state():
-    check_resets_may_lie_outside_the_space(OneStepActorCritic)
-
-
-@pytest.mark.parametrize("kind", ["one-hot", "gaussian"])
-def test_a_restored_agent_continues_identically(kind):
-    case = CASES[kind]
-    check_a_restored_agent_continues_identically(
-        lambda seed: make(OneStepActorCritic, case, seed, columns=2, outer_discount=True, **ONLINE),
-        stream(case, 0, steps=8, columns=2, resets=True),
-    )
 
 
 def mean_step(p: Problem, v: np.ndarray) -> np.ndarray:
@@ -200,15 +150,3 @@ def test_only_a_termination_has_no_value_to_come():
         assert agent.critic.w == pytest.approx([1 + 0.1 * delta, 8], abs=1e-14)
         assert agent.theta == pytest.approx([-delta / 2, 0, delta / 2, 0], abs=1e-14)
         assert agent.I == (1.0 if terminated or truncated else 0.5)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("gamma", 1.01), ("gamma", -0.1), ("gamma", float("nan")), ("alpha", -1), ("alpha", "0.1"), ("alpha_w", -1),
-        ("alpha_w", float("inf")), ("outer_discount", 1), ("columns", 0), ("columns", 1.0),
-    ],
-)  # fmt: skip
-def test_bad_settings_are_refused_by_name(name, value):
-    with pytest.raises(ValueError, match=rf"^{name} must be"):
-        make(OneStepActorCritic, CASES["dense"], **{name: value})

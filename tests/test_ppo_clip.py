@@ -15,9 +15,6 @@ from oracles import (
     bandit,
     batch_of,
     batches,
-    check_a_restored_batch_agent_continues_identically,
-    check_a_resumed_run_is_the_uninterrupted_one,
-    check_columns_and_reset_steps_do_not_matter,
     check_the_scale_of_rewards_does_not_matter,
     collected,
     density,
@@ -342,23 +339,6 @@ def test_the_entropy_alone_leads_to_the_uniform_policy():
     assert diagnostics["entropy"] == pytest.approx(np.log(2), abs=1e-10)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_where_there_is_nothing_to_learn_nothing_changes(optimizer):
-    how = {"optimizer": optimizer, "normalize": "standardize", "clip": 0.5, "value_clip": 0.1}
-    agent = made(PPOClip, CASES["one-hot"], 0, **SETTINGS | how)
-    agent.w[:] = 0
-    theta, (traj,) = agent.theta.copy(), batches(CASES["one-hot"], 0, count=1)
-    traj.rewards[:] = 0
-    diagnostics = agent.update(traj, np.random.default_rng(0))
-    assert np.array_equal(agent.theta, theta)
-    assert not agent.w.any()
-    assert (diagnostics["kl"], diagnostics["clipped"], diagnostics["epochs"]) == (0, 0, 3)
-
-
-def test_with_one_part_columns_and_reset_steps_do_not_matter():
-    check_columns_and_reset_steps_do_not_matter(PPOClip, **SETTINGS | {"minibatch": 1000, "value_clip": 0.1})
-
-
 def test_a_collected_run_is_its_box_line_by_line():
     case = Case(SoftmaxLinear(F.OneHot(10), 2), F.OneHot(10), None)
     how = {"target_kl": 0.01, "normalize": "standardize", "beta": 0.01, "clip": 0.5, "minibatch": 30}
@@ -376,31 +356,3 @@ def test_a_collected_run_is_its_box_line_by_line():
         agent.update(traj, rngs[1])
         near(agent.theta, theta)
         near(agent.w, w)
-
-
-# State and settings
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_restored_agent_continues_identically(optimizer):
-    check_a_restored_batch_agent_continues_identically(PPOClip, **SETTINGS | {"optimizer": optimizer})
-
-
-def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, monkeypatch):
-    how = {"minibatch": 5, "epochs": 3, "optimizer": "adam"}
-    arrays = check_a_resumed_run_is_the_uninterrupted_one("ppo_clip", tmp_path, monkeypatch, **how)
-    assert {"theta", "w", "ascent.m", "ascent.v", "ascent.t", "ascent_w.t"} <= arrays.keys()
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("gamma", 1.01), ("n_steps", 1), ("lam", -0.1), ("lam", 1.01), ("epochs", 0), ("epochs", 2.0), ("minibatch", 0),
-        ("minibatch", None), ("epsilon", 0), ("epsilon", -0.2), ("epsilon", float("inf")), ("target_kl", -0.01),
-        ("target_kl", 0), ("normalize", 1), ("beta", -1), ("value_clip", -0.1), ("clip", -1),
-        ("clip", float("nan")), ("optimizer", "sgd"), ("alpha", -1), ("alpha_w", -1), ("alpha_w", "0.1"),
-    ],
-)  # fmt: skip
-def test_bad_settings_are_refused_by_name(name, value):
-    with pytest.raises(ValueError, match=rf"^{name} must be"):
-        made(PPOClip, CASES["dense"], 0, **{name: value})

@@ -16,9 +16,6 @@ from oracles import (
     bandit,
     batch_of,
     batches,
-    check_a_restored_batch_agent_continues_identically,
-    check_a_resumed_run_is_the_uninterrupted_one,
-    check_columns_and_reset_steps_do_not_matter,
     check_the_scale_of_rewards_does_not_matter,
     collected,
     density,
@@ -291,10 +288,6 @@ def test_where_there_is_nothing_to_learn_theta_stays_and_beta_is_halved():
     assert (diagnostics["kl"], diagnostics["beta"]) == (0, 0.75)
 
 
-def test_with_one_part_columns_and_reset_steps_do_not_matter():
-    check_columns_and_reset_steps_do_not_matter(PPOPenalty, **SETTINGS | {"minibatch": 1000})
-
-
 def test_a_collected_run_is_its_box_line_by_line():
     case, setting = Case(SoftmaxLinear(F.OneHot(10), 2), F.OneHot(10), None), SETTINGS | {"alpha": 0.3}
     agent = made(PPOPenalty, case, 0, n_steps=40, **setting)
@@ -308,32 +301,3 @@ def test_a_collected_run_is_its_box_line_by_line():
         near(agent.theta, theta)
         near(agent.w, w)
         assert agent.penalty == beta
-
-
-# State and settings
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_restored_agent_continues_identically(optimizer):
-    how = {"optimizer": optimizer, "target_kl": 100.0}  # so that β changes each time
-    check_a_restored_batch_agent_continues_identically(PPOPenalty, **SETTINGS | how)
-
-
-def test_a_resumed_run_is_the_uninterrupted_one_and_the_checkpoint_holds_beta(tmp_path, monkeypatch):
-    how = {"minibatch": 5, "epochs": 3, "optimizer": "adam", "target_kl": 100.0}
-    arrays = check_a_resumed_run_is_the_uninterrupted_one("ppo_penalty", tmp_path, monkeypatch, **how)
-    assert arrays.keys() == {"theta", "w", "ascent.m", "ascent.v", "ascent.t", "penalty"}
-    assert 0 < arrays["penalty"] <= 2.0**-10  # 160 steps, at most 16 an update
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("gamma", 1.01), ("n_steps", 1), ("lam", -0.1), ("lam", 1.01), ("ridge", -1), ("epochs", 0), ("epochs", 2.0),
-        ("minibatch", 0), ("target_kl", 0), ("target_kl", float("inf")), ("beta", 0), ("beta", -1), ("beta", 2e6),
-        ("beta", float("nan")), ("normalize", 1), ("optimizer", "sgd"), ("alpha", -1), ("alpha", None),
-    ],
-)  # fmt: skip
-def test_bad_settings_are_refused_by_name(name, value):
-    with pytest.raises(ValueError, match=rf"^{name} must be"):
-        made(PPOPenalty, CASES["dense"], 0, **{name: value})

@@ -14,7 +14,7 @@ from npg.algorithms import Reinforce
 from npg.envs.tabular import TabularEnv
 from npg.estimators import scores
 from npg.exact import TabularMDP, enumerate_trajectories
-from npg.features import Constant, OneHot, Polynomial
+from npg.features import Constant, OneHot
 from npg.gradcheck import numerical_gradient
 from npg.lab.collect import Collector
 from npg.returns import discounted_returns
@@ -397,32 +397,6 @@ def test_with_a_value_a_time_limit_is_not_the_end():
     assert not np.allclose(first, agent.theta)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{}, {"baseline": "leave_one_out"}, {"baseline": "optimal"}, {"returns": "total"}, {"normalize": "scale"}],
-    ids=str,
-)
-def test_update_does_not_depend_on_how_episodes_share_columns(settings):
-    agent = cartpole_agent(gamma=0.95, **settings)
-    traj = recorded_batch(agent, limit=30)
-    assert not traj.valid.all()
-    episodes = episodes_of(traj)
-    T = max(map(len, episodes))
-    fields = {}
-    for name in traj.__slots__:
-        source = getattr(traj, name)
-        fields[name] = np.zeros((T, len(episodes), *source.shape[2:]), dtype=source.dtype)
-        for n, episode in enumerate(reversed(episodes)):
-            for t, at in enumerate(episode):
-                fields[name][t, n] = source[at]
-    before, w = agent.theta, agent.w
-    agent.update(traj, np.random.default_rng(0))
-    first, first_w, agent.theta, agent.w = agent.theta, agent.w, before, w
-    agent.update(npg.Trajectories(**fields), np.random.default_rng(0))
-    assert np.allclose(first, agent.theta, rtol=1e-10, atol=1e-12)
-    assert np.allclose(first_w, agent.w, rtol=1e-8)
-
-
 @given(st.floats(0.1, 10))
 def test_normalised_steps_do_not_depend_on_the_scale_of_rewards(scale):
     agent = cartpole_agent(normalize="scale", baseline="leave_one_out")
@@ -447,25 +421,7 @@ def test_advantages_that_differ_by_rounding_alone_are_not_normalised(reward):
     assert np.array_equal(*steps)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("gamma", 1.01), ("gamma", -0.1), ("gamma", float("nan")), ("gamma", "0.9"), ("episodes", 0), ("episodes", 2.5),
-        ("returns", "togo"), ("outer_discount", 1), ("baseline", "mean"), ("fit", "now"), ("alpha_w", -1),
-        ("ridge", -1), ("normalize", "yes"), ("optimizer", "sgd"), ("alpha", float("inf")), ("alpha", -1),
-    ],
-)  # fmt: skip
-def test_bad_settings_are_refused_by_name(name, value):
-    with pytest.raises(ValueError, match=rf"^{name} must be"):
-        cartpole_agent(**{name: value})
-
-
 @pytest.mark.parametrize("baseline", ["leave_one_out", "optimal"])
 def test_a_baseline_from_the_other_episodes_needs_two(baseline):
     with pytest.raises(ValueError, match=f"^episodes must be at least 2 with baseline='{baseline}', got 1$"):
         cartpole_agent(baseline=baseline, episodes=1)
-
-
-def test_polynomial_baseline_is_the_default_for_boxes_and_tabular_for_discrete():
-    assert isinstance(cartpole_agent().baseline_features, Polynomial)
-    assert isinstance(npg.make_agent("reinforce", npg.make_env("FrozenLake-v1")).baseline_features, OneHot)

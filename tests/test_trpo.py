@@ -16,9 +16,6 @@ from oracles import (
     batch_of,
     batches,
     blocks,
-    check_a_restored_batch_agent_continues_identically,
-    check_a_resumed_run_is_the_uninterrupted_one,
-    check_columns_and_reset_steps_do_not_matter,
     check_the_scale_of_rewards_does_not_matter,
     collected,
     density,
@@ -61,9 +58,6 @@ def fisher_matrix(policy, theta, X):
         parts += [blocks((unit / sigma[:, [j]], X[0]), (0 * unit, X[1]))]
         parts += [blocks((0 * unit, X[0]), (np.sqrt(2) * unit, X[1]))]
     return sum(part.T @ part for part in parts) / B
-
-
-# What holds for all trust-region methods
 
 
 # TRPO and its box
@@ -275,24 +269,9 @@ def test_a_refused_step_leaves_theta_as_it_is_and_the_critic_is_fitted(kind):
     assert [diagnostics[name] for name in ("accepted", "kl", "improvement", "backtracks")] == [0, 0, 0, 0]
 
 
-def test_where_there_is_nothing_to_learn_nothing_changes():
-    agent = made(TRPO, CASES["one-hot"], 0, **SETTINGS)
-    agent.w[:] = 0
-    theta, (traj,) = agent.theta.copy(), batches(CASES["one-hot"], 0, count=1)
-    traj.rewards[:] = 0
-    diagnostics = agent.update(traj, np.random.default_rng(0))
-    assert np.array_equal(agent.theta, theta)
-    assert not agent.w.any()
-    assert diagnostics["accepted"] == diagnostics["gradient_norm"] == 0
-
-
 @pytest.mark.equation("11.15")
 def test_the_scale_of_rewards_does_not_matter():
     check_the_scale_of_rewards_does_not_matter(TRPO, **SETTINGS)
-
-
-def test_columns_and_reset_steps_do_not_matter():
-    check_columns_and_reset_steps_do_not_matter(TRPO, **SETTINGS)
 
 
 # What the radius does not promise
@@ -428,39 +407,3 @@ def test_the_radius_is_one_of_the_divergence_from_the_old_policy_to_the_new():
     assert edges == pytest.approx([0.14768, 0.14495], abs=5e-6)
     assert diagnostics["backtracks"] > 10
     assert edges[0] - 1e-4 < q < edges[0]
-
-
-# State and settings
-
-
-@pytest.mark.parametrize("damping", [0.0, 1e-2])
-def test_a_restored_agent_continues_identically(damping):
-    check_a_restored_batch_agent_continues_identically(TRPO, **SETTINGS | {"damping": damping})
-
-
-def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, monkeypatch):
-    arrays = check_a_resumed_run_is_the_uninterrupted_one("trpo", tmp_path, monkeypatch)
-    assert arrays.keys() == {"theta", "w"}
-
-
-def test_it_learns_from_steps_of_every_column_and_its_settings_make_it_again():
-    env = TabularVectorEnv(random_walk(5), 3, 6)
-    agent = npg.make_agent("trpo", env, n_steps=7, delta=0.03, shrink=0.7)
-    assert agent.collect == npg.Steps(7)
-    config = agent.config
-    assert config.pop("algorithm") == "trpo"
-    assert npg.make_agent("trpo", env, **config) == agent
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("gamma", 1.01), ("gamma", float("nan")), ("n_steps", 1), ("n_steps", 8.0), ("lam", -0.1), ("lam", 1.01),
-        ("ridge", -1), ("delta", 0), ("delta", -0.01), ("delta", float("inf")), ("delta", None), ("damping", -1e-9),
-        ("cg_iterations", 0), ("cg_iterations", True), ("cg_tol", 0), ("cg_tol", "small"), ("sufficient", 0),
-        ("sufficient", 1), ("shrink", 0), ("shrink", 1), ("max_backtracks", -1), ("max_backtracks", 1.5),
-    ],
-)  # fmt: skip
-def test_bad_settings_are_refused_by_name(name, value):
-    with pytest.raises(ValueError, match=rf"^{name} must be"):
-        made(TRPO, CASES["dense"], 0, **{name: value})

@@ -17,8 +17,8 @@ from ..trajectories import Episodes, Steps, Trajectories
 from ..values import LinearValue
 
 
-def _setting(default: Any, allowed: Callable[[Any], bool], expected: str) -> Any:
-    return field(default=default, kw_only=True, metadata={"allowed": allowed, "expected": expected})
+def _setting(default: Any, allowed: Callable[[Any], bool], expected: str, **more: Any) -> Any:
+    return field(default=default, kw_only=True, metadata={"allowed": allowed, "expected": expected} | more)
 
 
 def number(default: float | None, low: float = -np.inf, high: float = np.inf, optional: bool = False) -> Any:
@@ -46,7 +46,7 @@ def choice(*options: Any) -> Any:
     def allowed(value: Any) -> bool:
         return any(type(value) is type(option) and value == option for option in options)
 
-    return _setting(options[0], allowed, f"one of {', '.join(map(str, options))}")
+    return _setting(options[0], allowed, f"one of {', '.join(map(str, options))}", options=options)
 
 
 @dataclass

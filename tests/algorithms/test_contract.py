@@ -1,0 +1,376 @@
+"""What holds for every method, whatever it computes: a new one is held to it as soon as it is in the table."""
+
+import re
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import TimeLimit
+from oracles import (
+    CASES,
+    SHARED,
+    Case,
+    Row,
+    Shifted,
+    batch,
+    batches,
+    collected,
+    joined,
+    make,
+    rows_of,
+    step_of,
+    stream,
+)
+from toy import contents, raises_at
+
+import npg
+from npg import features as F
+from npg.algorithms import ALGORITHMS, Agent
+from npg.envs.tabular import TabularEnv
+from npg.models import Linear
+from npg.policies import SoftmaxLinear
+from npg.problems import random_walk
+from npg.trajectories import ONE_STEP, Episodes, Trajectories
+
+CONTINUING = {"average_reward_actor_critic"}
+"""Methods for which a termination is an error."""
+TIME_LIMITS_END = {"episodic_natural_actor_critic"}
+"""Methods whose returns end at a time limit."""
+SMOOTH = {"optimizer": "ascent", "damping": 1e-2, "ridge": 0.5}
+"""Settings under which rounding stays rounding, of the methods that have them."""
+
+
+def options(cls: type[Agent]) -> dict[str, tuple]:
+    """The values of each setting that is a choice."""
+    return {f.name: f.metadata["options"] for f in fields(cls) if "options" in f.metadata}
+
+
+def of(cls: type[Agent], settings: dict) -> dict:
+    """Those settings that the method has."""
+    return {name: value for name, value in settings.items() if name in {f.name for f in fields(cls)}}
+
+
+METHODS = pytest.mark.parametrize("cls", ALGORITHMS.values(), ids=ALGORITHMS)
+ONLINE = {name: cls for name, cls in ALGORITHMS.items() if make(cls, CASES["one-hot"]).collect == ONE_STEP}
+BATCHES = {name: cls for name, cls in ALGORITHMS.items() if name not in ONLINE}
+EVERY_CHOICE = pytest.mark.parametrize(
+    ("cls", "setting"),
+    [
+        pytest.param(cls, setting, id="-".join([name, *(f"{k}={v}" for k, v in setting.items())]))
+        for name, cls in ALGORITHMS.items()
+        for setting in [{}, *({k: v} for k, values in options(cls).items() for v in values[1:])]
+    ],
+)
+
+
+def kinds(cls: type[Agent]) -> list[str]:
+    """A discrete and a continuous policy, as far as the method takes them."""
+    return ["one-hot"] if cls.name() == "all_actions" else ["one-hot", "gaussian on shared tiles"]
+
+
+def experience(cls: type[Agent], agent: Agent, case: Case, columns: int = 3) -> list[Trajectories]:
+    """What four or more updates learn from: terminations, time limits, and reset steps among them."""
+    if agent.collect == ONE_STEP:
+        parts = stream(case, 0, steps=9, columns=columns, resets=True)
+    elif isinstance(agent.collect, Episodes):
+        parts = [batch(case, seed, columns) for seed in range(4)]
+    else:
+        parts = batches(case, 0, count=4, columns=columns)
+    for part in parts if cls.name() in CONTINUING else ():
+        part.truncated |= part.terminated
+        part.terminated[:] = False
+    return parts
+
+
+def equal(agent: Agent, other: Agent) -> bool:
+    """Whether both have learned the same, to the last bit."""
+    mine, theirs = agent.state(), other.state()
+    return mine.keys() == theirs.keys() and all(np.array_equal(mine[name], theirs[name]) for name in mine)
+
+
+def near(agent: Agent, other: Agent, rtol: float = 1e-8) -> None:
+    """The same but for rounding."""
+    mine, theirs = agent.state(), other.state()
+    for name in mine.keys() & {*SHARED}:
+        size = np.abs(theirs[name]).max()
+        np.testing.assert_allclose(mine[name], theirs[name], rtol=0, atol=rtol * size, err_msg=name)
+
+
+def learn(agent: Agent, parts: list[Trajectories]) -> None:
+    """Updates with generators of their own."""
+    for k, part in enumerate(parts):
+        agent.update(part, np.random.default_rng(k))
+
+
+# What is learned: a function of seed and experience, saved and restored at any time
+
+
+def environment(cls: type[Agent], fault=None):
+    """Two columns of a tabular problem in which episodes end in every way that the method takes."""
+    if cls.name() in CONTINUING:
+        return npg.make_vec("npg/TwoState-v0", 2, max_episode_steps=12)
+    walks = [lambda: TimeLimit(TabularEnv(random_walk(5)), 12)] * 2
+    return SyncVectorEnv(walks, autoreset_mode=AutoresetMode.NEXT_STEP)
+
+
+def small(cls: type[Agent]) -> dict:
+    """Settings that make batches small."""
+    return of(cls, {"n_steps": 8, "episodes": 2})
+
+
+@EVERY_CHOICE
+def test_the_same_seed_gives_the_same_arrays_and_another_seed_others(cls, setting):
+    def trained(seed):
+        env = environment(cls)
+        agent = npg.make_agent(cls.name(), env, **small(cls) | setting)
+        history = npg.train(agent, env, steps=120, seed=seed, record_every=40)
+        assert all(np.isfinite(list(row.values())[5:]).all() for row in history.rows)
+        return agent
+
+    first = trained(0)
+    assert equal(first, trained(0))
+    assert not equal(first, trained(1))
+
+
+@EVERY_CHOICE
+def test_a_restored_agent_continues_identically_and_shares_nothing(cls, setting):
+    for kind in kinds(cls):
+        case, K = CASES[kind], 3
+        agent = make(cls, case, 0, columns=3, **setting)
+        parts = experience(cls, agent, case)
+        for k in range(len(parts)) if agent.collect == ONE_STEP else (1, K):
+            agent, restored = (make(cls, case, seed, columns=3, **setting) for seed in (0, 1))
+            learn(agent, parts[:k])
+            learn(restored, parts[:1])
+            saved = agent.state()
+            copies = {name: value.copy() for name, value in saved.items()}
+            restored.load_state(saved)
+            learn(agent, parts[k:])
+            assert all(np.array_equal(saved[name], value) for name, value in copies.items())
+            assert not np.array_equal(agent.state()["theta"], saved["theta"])
+            learn(restored, parts[k:])
+            assert equal(agent, restored)
+
+
+@METHODS
+def test_a_run_that_is_stopped_and_resumed_is_the_uninterrupted_one(cls, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda fd: None)
+
+    def run(out, stop_at=None, resume=False):
+        env = environment(cls)
+        agent = npg.make_agent(cls.name(), env, **small(cls))
+        if stop_at:
+            act = agent.act
+            fault = raises_at(stop_at, KeyboardInterrupt())
+            calls = iter(range(1, 10**6))
+            agent.act = lambda *args: (fault(next(calls), 0.0), act(*args))[1]  # type: ignore[method-assign]
+        how = {"steps": 160, "record_every": 32, "checkpoint_every": 32, "seed": 3, "out": out, "resume": resume}
+        npg.train(agent, env, **how)
+
+    run(tmp_path / "whole")
+    for k in (1, 30, 71):
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / f"stopped-{k}", k)
+        run(tmp_path / f"stopped-{k}", resume=True)
+        assert contents(tmp_path / f"stopped-{k}") == contents(tmp_path / "whole"), f"stopped at step {k}"
+
+
+@METHODS
+def test_an_update_leaves_what_it_learns_from_as_it_is_and_names_the_same_diagnostics(cls):
+    for kind in kinds(cls):
+        agent = make(cls, CASES[kind], columns=3)
+        parts, untouched = (experience(cls, agent, CASES[kind]) for _ in range(2))
+        names = set()
+        for k, part in enumerate(parts):
+            diagnostics = agent.update(part, np.random.default_rng(k))
+            assert all(np.isfinite(float(value)) for value in diagnostics.values())
+            names.add(tuple(diagnostics))
+        assert len(names) == 1
+        for part, same in zip(parts, untouched, strict=True):
+            for name in Trajectories.__slots__:
+                np.testing.assert_equal(getattr(part, name), getattr(same, name))
+
+
+@METHODS
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "MountainCarContinuous-v0", "FrozenLake-v1"])
+def test_every_method_has_defaults_for_every_kind_of_space_and_is_rebuilt_from_its_configuration(cls, env_id):
+    env = npg.make_vec(env_id, 2)
+    settings = {"scale": 2.0} if env_id == "CartPole-v1" else {}
+    if env_id == "MountainCarContinuous-v0" and cls.name() == "all_actions":
+        with pytest.raises(TypeError, match="all_actions needs discrete actions"):
+            npg.make_agent(cls.name(), env)
+        return
+    agent = npg.make_agent(cls.name(), env, **settings)
+    assert npg.make_agent(env=env, **agent.config) == agent
+    for f in fields(cls):
+        if "features" in f.metadata:
+            kind = "onehot" if env_id == "FrozenLake-v1" else f.metadata["features"]
+            assert F.describe(getattr(agent, f.name))["kind"] == kind
+
+
+# Several environments
+
+
+@pytest.mark.equation("8.9")
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize("cls", ONLINE.values(), ids=ONLINE)
+def test_columns_of_an_online_method_are_averaged_and_reset_steps_change_nothing(cls, resets):
+    """N columns make the mean of what agents of one column would do from the same θ and w, each with its own state.
+
+    Those agents see no reset steps, which therefore change nothing and are left out of the mean.
+    """
+    for trace in options(cls).get("trace", ("none",)):
+        for kind in kinds(cls) if trace == "replacing" else CASES:
+            if cls.name() == "all_actions" and "gaussian" in kind:
+                continue
+            how = of(cls, {"trace": trace, "outer_discount": True, "gamma": 0.8, "alpha": 0.003})
+            agent = make(cls, CASES[kind], 0, columns=3, **how)
+            singles = [make(cls, CASES[kind], **how) for _ in range(3)]
+            steps = stream(CASES[kind], 0, columns=3, resets=resets)
+            for traj in steps:
+                if cls.name() in CONTINUING:
+                    traj.truncated |= traj.terminated
+                    traj.terminated[:] = False
+                before = agent.state()
+                agent.update(traj, np.random.default_rng(0))
+                after = agent.state()
+                moved = []
+                for n, single in enumerate(singles):
+                    single.load_state(single.state() | {name: before[name] for name in before.keys() & {*SHARED}})
+                    if traj.valid[0, n]:
+                        single.update(traj[n], np.random.default_rng(0))
+                        moved.append(single.state())
+                for name, value in after.items():
+                    if name in SHARED:
+                        mean = sum(s[name] - before[name] for s in moved) / max(len(moved), 1)
+                        expected = before[name] + mean
+                    else:
+                        expected = np.concatenate([single.state()[name] for single in singles])
+                    size = 1 + np.abs(expected).max()
+                    np.testing.assert_allclose(value, expected, rtol=0, atol=1e-12 * size, err_msg=name)
+
+
+@pytest.mark.parametrize("cls", ONLINE.values(), ids=ONLINE)
+def test_a_reset_step_alone_changes_nothing(cls):
+    kind = kinds(cls)[-1]
+    agent = make(cls, CASES[kind])
+    for traj in experience(cls, agent, CASES[kind], columns=1):
+        before = agent.state()
+        agent.update(traj, np.random.default_rng(0))
+        changed = any(not np.array_equal(agent.state()[name], value) for name, value in before.items())
+        assert changed == traj.valid.any()
+
+
+@pytest.mark.parametrize("cls", ONLINE.values(), ids=ONLINE)
+def test_reset_steps_do_no_harm_where_zero_is_no_state(cls):
+    states = spaces.Discrete(6, start=3)
+    features = F.OneHot(states)
+    agent = make(cls, Case(SoftmaxLinear(features, 2), features, states), columns=2)
+    mdp = random_walk(5)
+    walks = [lambda: Shifted(TimeLimit(TabularEnv(mdp), 2))] * 2  # too short to terminate
+    resets = 0
+    for traj in collected(agent, SyncVectorEnv(walks, autoreset_mode=AutoresetMode.NEXT_STEP), 20):
+        resets += (~traj.valid).sum()
+        agent.update(traj, np.random.default_rng(0))
+    assert resets > 0
+
+
+@pytest.mark.parametrize("cls", BATCHES.values(), ids=BATCHES)
+def test_columns_their_order_and_reset_steps_do_not_matter_to_a_batch(cls):
+    """A batch, its columns in another order, and its episodes one after another in one column."""
+    case, how = CASES["dense"], of(cls, SMOOTH)
+    agents = [make(cls, case, **how) for _ in range(3)]
+    part = experience(cls, agents[0], case)[0]
+    in_one_column = []
+    for n in (2, 1, 0):
+        rows = [row for row in rows_of(part, n) if row]
+        rows[-1] = rows[-1]._replace(truncated=rows[-1].truncated or not rows[-1].terminated)  # as the end of a batch
+        in_one_column += [step_of(case.policy, [row], row) for row in rows]
+    for agent, same in zip(agents, [part, part[[2, 0, 1]], joined(in_one_column)], strict=True):
+        learn(agent, [same])
+        near(agent, agents[0])
+
+
+# The end of an episode
+
+
+@pytest.mark.equation("8.10")
+@METHODS
+def test_a_time_limit_bootstraps_and_a_termination_does_not(cls):
+    """θ and w depend on the state that follows, through its value, unless the episode has terminated there."""
+    states = F.OneHot(4)
+    case = Case(npg.Policy(states, Linear(4, 2), npg.distributions.Categorical(2)), states, spaces.Discrete(4))
+
+    def learned(successor, terminated, truncated):
+        agent = make(cls, case, **of(cls, {"optimizer": "ascent", "lam": 0.5, "lam_theta": 0.5, "lam_w": 0.5}))
+        rows = [[Row(0, 0, 1.0, 1, False, False, 0)] * 2, [Row(1, 1, -1.0, successor, terminated, truncated, 1)] * 2]
+        rows += [[Row(0, a, float(a), 1, False, False, 0) for a in (1, 0)], [Row(1, 0, 1.0, 2, False, True, 1)] * 2]
+        steps = [step_of(case.policy, pair, pair[0]) for pair in rows]
+        if agent.collect == ONE_STEP:
+            agent.init(np.random.default_rng(0), 2)
+            state = agent.state()
+            agent.load_state(state | {"critic.w": np.arange(state["critic.w"].size, dtype=float)})
+            learn(agent, steps)
+        else:
+            learn(agent, [joined(steps)] * 2)  # the second with a critic that has learned
+        return agent
+
+    if cls.name() in CONTINUING:
+        with pytest.raises(ValueError, match="an episode terminated"):
+            learned(2, True, False)
+    else:
+        ended = learned(2, True, False)
+        assert equal(ended, learned(3, True, False))
+        assert equal(ended, learned(3, True, True))
+    limited = learned(2, False, True)
+    assert equal(limited, learned(3, False, True)) == (cls.name() in TIME_LIMITS_END)
+    if cls.name() in TIME_LIMITS_END:
+        assert equal(limited, ended)
+
+
+# Settings
+
+
+@METHODS
+def test_a_setting_is_refused_beyond_what_its_error_says_and_nowhere_before(cls):
+    case, checked = CASES["one-hot"], 0
+    for f in fields(cls):
+        if "allowed" not in f.metadata:
+            continue
+        expected, allowed = f.metadata["expected"], f.metadata["allowed"]
+        bounds = [float(number) for number in re.findall(r"-?[\d.]+(?:e[-+]?\d+)?", expected)]
+        bad = [float("nan"), float("inf"), -float("inf"), "1", [1.0], {}]
+        if "options" in f.metadata:
+            assert expected == f"one of {', '.join(map(str, f.metadata['options']))}"
+            assert all(map(allowed, f.metadata["options"]))
+            bad += ["another", 0, 1, -1, *{None, False, True} - {*f.metadata["options"]}]
+        else:
+            integral = expected.startswith("an integer of at least")
+            assert integral or expected.startswith(("a number of at least", "a number in ["))
+            assert allowed(None) == expected.endswith(", or None")
+            assert all(map(allowed, [int(bounds[0])] if integral else bounds))
+            step = 1 if integral else 1e-9
+            bad += [True, bounds[0] - step] + [bound + 1e-9 for bound in bounds[1:]] + [bounds[0] + 0.5] * integral
+            bad += [] if allowed(None) else [None]
+        for value in bad:
+            with pytest.raises(ValueError, match=rf"^{f.name} must be {re.escape(expected)}, got "):
+                make(cls, case, **{f.name: value})
+            checked += 1
+    assert checked
+
+
+@METHODS
+def test_with_nothing_to_learn_from_theta_stays(cls):
+    """Rewards and values of zero, with no bonus for the entropy."""
+    for kind in kinds(cls):
+        agent = make(cls, CASES[kind], columns=3, **({"beta": 0.0} if cls.name() in ("a2c", "ppo_clip") else {}))
+        state = agent.state()
+        agent.load_state(
+            {k: np.zeros_like(v) if k in ("w", "critic.w", "average_reward") else v for k, v in state.items()}
+        )
+        for part in experience(cls, agent, CASES[kind]):
+            part.rewards[:] = 0
+            agent.update(part, np.random.default_rng(0))
+            assert np.array_equal(agent.theta, state["theta"])
