@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 # Matrices here are small: one thread each is faster than waking others, most of all on a busy machine.
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: demo lint test test-all
+.PHONY: check demo floors lint test test-all
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -18,6 +18,21 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict npg
+
+# What to run after every change, in less than a minute: few examples of each property, no subprocess.
+check: lint
+	HYPOTHESIS_PROFILE=fast $(BIN)/pytest -n auto -m 'not slow and not process'
+
+# The same tests against the oldest dependencies that setup.cfg allows.
+FLOORS := .venv-floors
+$(FLOORS)/.installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(FLOORS)
+	sed -n '/^install_requires/,/^$$/s/ *>=\(.*\)/==\1.*/p' setup.cfg | tr -d ' ' > $(FLOORS)/floors.txt
+	$(FLOORS)/bin/python -m pip install --quiet --constraint $(FLOORS)/floors.txt --editable '.[plot,test]'
+	touch $@
+
+floors: $(FLOORS)/.installed
+	HYPOTHESIS_PROFILE=fast $(FLOORS)/bin/pytest -n auto -m 'not slow and not process'
 
 test: lint
 	$(BIN)/pytest -n auto -m 'not slow' --cov=npg --cov-report=term-missing:skip-covered --cov-fail-under=95

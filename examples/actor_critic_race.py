@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 import npg
 from npg.lab.collect import Collector
+from npg.lab.training import updates
 
 SCALE = {"scale": [2.4, 3.0, 0.21, 3.0]}  # half-widths; the policy is affine in the observation, the critic quadratic
 CORRIDOR = {"features": "constant", "gamma": 1.0}
@@ -80,14 +81,13 @@ def learning_curve(
     if start is not None:
         agent.theta = start.copy()
     grid = np.linspace(0, steps, POINTS + 1)[1:]
-    done, due, points = 0, grid[0], []
-    while done < grid[-1]:
-        traj = collector.collect(agent, agent.collect, rng)
-        agent.update(traj, rng)
-        done += int(np.count_nonzero(traj.valid))
+    due, points = grid[0], []
+    for done, _ in updates(agent, collector, rng, rng):
         if collector.finished and done >= due:
             points.append((done, np.mean([total for total, _ in collector.finished])))
             collector.finished, due = [], done + grid[0]
+        if done >= grid[-1]:
+            break
     return np.interp(grid, *zip(*points, strict=True))
 
 

@@ -7,7 +7,7 @@ The error is the root mean square over the 19 states after an episode, averaged 
 see the same walks; the bands are 95 % confidence intervals over runs. With large λ and α, accumulating traces make the
 values diverge. With the other two, for α ≤ 1, a value is always a mean of earlier values and returns, by Eq. (7.15).
 
-All λ and α are learned at once, as arrays; on the first run the script checks that ``npg.critics.TDLambda`` has the
+All λ and α are learned at once, as arrays; on the first run the script checks that ``npg.traces.TDLambda`` has the
 same weights.
 
     python examples/random_walk.py [--runs 100]        writes random_walk.png; 100 runs take about 10 seconds

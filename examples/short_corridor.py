@@ -10,6 +10,7 @@ changes it at every step, which to first order in the step size is the same.
 
 import argparse
 import sys
+from itertools import islice
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -22,6 +23,7 @@ from npg.algorithms import Reinforce
 from npg.envs import TabularEnv
 from npg.features import Constant
 from npg.lab.collect import Collector
+from npg.lab.training import updates
 from npg.problems import short_corridor
 
 START = np.log([0.95, 0.05])  # logits of left and right
@@ -40,8 +42,8 @@ def episode_returns(settings: dict[str, object], seed: np.random.SeedSequence, e
     collector = Collector(env, int(seeds[1]))
     agent.init(rng)
     agent.theta = START.copy()
-    for _ in range(episodes):
-        agent.update(collector.collect(agent, agent.collect, rng), rng)
+    for _ in islice(updates(agent, collector, rng, rng), episodes):
+        pass
     return np.array([total for total, _ in collector.finished])
 
 

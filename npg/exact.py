@@ -51,13 +51,11 @@ def _probabilities(name: str, p: Array, shape: tuple[int, ...]) -> Array:
 
 def _reached(graph: Array, sources: Array) -> Array:
     """Which nodes of a graph (S, S) of edges some path leads to from a node of ``sources`` (S,) boolean: (S,)."""
-    S = len(graph)
-    from_one = np.zeros((S + 1, S + 1), dtype=bool)
-    from_one[:S, :S] = graph
-    from_one[S, :S] = sources
-    reached = np.zeros(S + 1, dtype=bool)
-    reached[csgraph.breadth_first_order(sparse.csr_array(from_one), S, return_predecessors=False)] = True
-    return reached[:S]
+    reached = new = sources
+    while new.any():
+        new = graph[new].any(axis=0) & ~reached
+        reached = reached | new
+    return reached
 
 
 def _factorised(matrix: Array) -> tuple[Array, Array]:

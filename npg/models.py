@@ -61,7 +61,7 @@ class Linear:
         x = self._single(x)
         W = theta.reshape(self.n_outputs, self.n_features)
         if x.dtype.kind in "iu":
-            return np.add.reduce(W.take(x, axis=1), axis=-1).T
+            return np.add.reduce(W.take(x.astype(np.intp, copy=False), axis=1), axis=-1).T
         return x @ W.T
 
     def vjp(self, theta: Array, x: Inputs, u: Array) -> Array:

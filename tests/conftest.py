@@ -1,4 +1,4 @@
-"""Hypothesis profiles: a short derandomised one by default, ``HYPOTHESIS_PROFILE=thorough`` for a long search."""
+"""Hypothesis profiles: ``HYPOTHESIS_PROFILE`` is ``fast``, ``default`` or, for a long random search, ``thorough``."""
 
 import os
 
@@ -10,4 +10,5 @@ settings.register_profile(
 settings.register_profile(
     "thorough", settings.get_profile("default"), derandomize=False, max_examples=1000, print_blob=True
 )
+settings.register_profile("fast", settings.get_profile("default"), max_examples=3)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))

@@ -622,3 +622,9 @@ THREE_ACTIONS = Case(SoftmaxLinear(F.Constant(), 3), F.Constant(), spaces.Discre
 
 
 COUNTS, VALUES = np.array([5, 3, 2]), (1.0, -0.5, 0.2)
+
+
+def independent_features(p, d):
+    """(S, d), far from linearly dependent on the S − 1 states that are not terminal, random in the terminal one."""
+    q, _ = np.linalg.qr(p.rng.normal(size=(p.mdp.n_states - 1, d)))
+    return np.vstack([q * p.rng.uniform(0.5, 2, size=d), p.rng.normal(size=d)])

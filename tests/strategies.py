@@ -5,12 +5,13 @@ Each ``extreme`` variant reaches what the library promises to survive: logits of
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
+from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
 from npg import features as F
 from npg.distributions import Categorical, DiagonalGaussian, Distribution
@@ -18,6 +19,13 @@ from npg.exact import TabularMDP
 from npg.models import Linear
 from npg.policies import GaussianLinear, Policy, SoftmaxLinear
 from npg.problems import garnet
+
+
+def examples(n: int) -> settings:
+    """n examples of a property instead of the profile's 50; of the fast profile, no more than its own."""
+    usual = settings.default.max_examples
+    return settings(max_examples=n if usual >= 50 else min(n, usual))
+
 
 EXTREME_LOGIT = 1e4
 EXTREME_LOG_SIGMA = np.log(1e6)
@@ -27,10 +35,40 @@ generators = seeds.map(np.random.default_rng)
 batch_sizes = st.integers(1, 5)
 
 
+def _numbers(kind: str, rng: np.random.Generator, shape: int | tuple[int, ...], low: float, high: float) -> np.ndarray:
+    """Numbers in [low, high] to six decimals."""
+    if kind == "least":  # in size
+        return np.full(shape, np.clip(0.0, low, high))
+    x = rng.uniform(low, high, shape)
+    if kind == "mixed":  # of different sizes, some at the ends of the range, some zero or whole, some equal
+        special = np.clip([low, high, 0.0, 1.0, -1.0, *rng.uniform(low, high, 2)], low, high)
+        x = np.clip(x * 10.0 ** -rng.integers(0, 5, shape), low, high)
+        x = np.where(rng.random(shape) < 0.4, rng.choice(special, shape), x)
+    return x.round(6)
+
+
+KINDS = st.sampled_from(["least", *3 * ["uniform"], *4 * ["mixed"]])
+
+
+@cache
+def numbers(shape: int | tuple[int, ...], low: float, high: float) -> st.SearchStrategy[np.ndarray]:
+    """Float arrays with elements in [low, high] to six decimals; they shrink to the elements of least size.
+
+    A seed stands for the elements, each of which Hypothesis would draw at a hundred times the cost. (Strategies are
+    made once: to make one takes longer than to draw from it.)
+    """
+    return st.tuples(KINDS, generators).map(lambda drawn: _numbers(*drawn, shape, low, high))
+
+
 def reals(shape: int | tuple[int, ...], bound: float = 3.0) -> st.SearchStrategy[np.ndarray]:
-    """Float arrays with elements in [−bound, bound], each drawn on its own, to six decimals: no square underflows."""
-    elements = st.floats(-bound, bound).map(lambda value: round(value, 6))
-    return arrays(np.float64, shape, elements=elements, fill=st.nothing())
+    """Float arrays with elements in [−bound, bound], to six decimals: no square underflows."""
+    return numbers(shape, -bound, bound)
+
+
+@cache
+def indices(shape: int | tuple[int, ...], low: int, high: int) -> st.SearchStrategy[np.ndarray]:
+    """Arrays of integers from low to high."""
+    return generators.map(lambda rng: rng.integers(low, high, shape, endpoint=True))
 
 
 def weights(rows: int) -> st.SearchStrategy[np.ndarray]:
@@ -40,7 +78,7 @@ def weights(rows: int) -> st.SearchStrategy[np.ndarray]:
 
 def positive_weights(rows: int) -> st.SearchStrategy[np.ndarray]:
     """(rows,) weights in [0.1, 3], such as those of a Fisher matrix."""
-    return arrays(np.float64, rows, elements=st.floats(0.1, 3.0), fill=st.nothing())
+    return numbers(rows, 0.1, 3.0)
 
 
 # Distributions
@@ -65,7 +103,7 @@ def actions(draw: Any, distribution: Distribution, eta: np.ndarray) -> np.ndarra
     """One action per row of ``eta``: any category, or a Gaussian action within four standard deviations."""
     rows, m = len(eta), distribution.n_actions
     if isinstance(distribution, Categorical):
-        return draw(arrays(np.int64, rows, elements=st.integers(0, m - 1), fill=st.nothing()))
+        return draw(indices(rows, 0, m - 1))
     return eta[:, :m] + np.exp(eta[:, m:]) * draw(reals((rows, m), 4.0))
 
 
@@ -95,7 +133,7 @@ def boxes(draw: Any, shapes: tuple[tuple[int, ...], ...] = ((1,), (2,), (3,), (2
     """Bounded boxes, not centred at zero."""
     shape = draw(st.sampled_from(shapes))
     low = draw(reals(shape, 5.0))
-    width = draw(arrays(np.float64, shape, elements=st.floats(0.5, 5.0), fill=st.nothing()))
+    width = draw(numbers(shape, 0.5, 5.0))
     return spaces.Box(low, low + width, dtype=np.float64)
 
 
@@ -109,52 +147,56 @@ def discretes(draw: Any) -> spaces.Discrete:
 def observations(draw: Any, space: spaces.Space[Any], rows: int) -> np.ndarray:
     """A batch of members of a Box or Discrete space."""
     if isinstance(space, spaces.Discrete):
-        elements = st.integers(int(space.start), int(space.start + space.n) - 1)
-        return draw(arrays(np.int64, rows, elements=elements, fill=st.nothing()))
-    fraction = arrays(np.float64, (rows, *space.shape), elements=st.floats(0, 1, allow_subnormal=False))
+        return draw(indices(rows, int(space.start), int(space.start + space.n) - 1))
+    fraction = draw(numbers((rows, *space.shape), 0.0, 1.0))
     low, high = space.low, space.high
-    return np.clip(low + draw(fraction) * (high - low), low, high)
+    return np.clip(low + fraction * (high - low), low, high)
 
 
-def dense_box_features(space: spaces.Box) -> st.SearchStrategy[F.Features]:
+few = (st.just(0), st.integers(0, 1), st.integers(0, 2))
+"""Up to none, one and two."""
+positive = st.floats(0.2, 3.0)
+widths = st.none() | positive
+DENSE = st.sampled_from([F.Affine, F.Polynomial, F.Fourier, F.RBF, F.RandomFourier])
+n_features, feature_seeds = st.integers(2, 6), st.integers(0, 99)
+n_tilings, table_sizes = st.integers(1, 2), st.none() | st.integers(2, 9)
+
+
+@st.composite
+def dense_box_features(draw: Any, space: spaces.Box) -> F.Features:
     """Features of every dense kind for a bounded Box, few enough for dense Jacobians."""
-    few = st.integers(0, 2 if np.prod(space.shape) < 3 else 1)
-    positive = st.floats(0.2, 3.0)
-    return st.one_of(
-        st.just(F.Affine(space)),
-        st.builds(F.Polynomial, st.just(space), degree=few),
-        st.builds(F.Fourier, st.just(space), order=few),
-        st.builds(F.RBF, st.just(space), n_centres=st.just(2), width=st.none() | positive),
-        st.builds(
-            F.RandomFourier,
-            st.just(space),
-            n_features=st.integers(2, 6),
-            length_scale=positive,
-            seed=st.integers(0, 99),
-        ),
-    )
+    kind, small = draw(DENSE), np.prod(space.shape) < 3
+    if kind is F.Affine:
+        return F.Affine(space)
+    if kind is F.RBF:
+        return F.RBF(space, n_centres=2, width=draw(widths))
+    if kind is F.RandomFourier:
+        return F.RandomFourier(
+            space, n_features=draw(n_features), length_scale=draw(positive), seed=draw(feature_seeds)
+        )
+    size = draw(few[2 if small else 1])
+    return F.Polynomial(space, degree=size) if kind is F.Polynomial else F.Fourier(space, order=size)
 
 
-def tile_codings(space: spaces.Box) -> st.SearchStrategy[F.TileCoding]:
+@st.composite
+def tile_codings(draw: Any, space: spaces.Box) -> F.TileCoding:
     """Tile coding of a bounded Box, hashed or not, with few enough tiles for dense Jacobians."""
-    return st.builds(
-        F.TileCoding,
-        st.just(space),
-        n_tilings=st.integers(1, 2),
-        n_tiles=st.integers(1, 2 if np.prod(space.shape) < 3 else 1),
-        table_size=st.none() | st.integers(2, 9),
-    )
+    n_tiles = 1 + draw(few[1 if np.prod(space.shape) < 3 else 0])
+    return F.TileCoding(space, n_tilings=draw(n_tilings), n_tiles=n_tiles, table_size=draw(table_sizes))
 
 
-def box_features(space: spaces.Box) -> st.SearchStrategy[F.Features]:
+@st.composite
+def box_features(draw: Any, space: spaces.Box) -> F.Features:
     """Features of every kind for a bounded Box."""
-    return dense_box_features(space) | tile_codings(space)
+    return draw(tile_codings(space) if draw(st.booleans()) else dense_box_features(space))
 
 
-def features(space: spaces.Space[Any]) -> st.SearchStrategy[F.Features]:
+@st.composite
+def features(draw: Any, space: spaces.Space[Any]) -> F.Features:
     """Features of every kind for a Box or a Discrete space, the constant among them."""
-    own = st.just(F.OneHot(space)) if isinstance(space, spaces.Discrete) else box_features(space)
-    return own | st.just(F.Constant(space))
+    if draw(st.booleans()):
+        return F.Constant(space)
+    return F.OneHot(space) if isinstance(space, spaces.Discrete) else draw(box_features(space))
 
 
 # Policies
@@ -198,13 +240,16 @@ def tile_policies(draw: Any) -> _Kind:
     return _Kind(SoftmaxLinear(draw(tile_codings(space)), draw(st.integers(1, 3))), space)
 
 
+bounded_or_discrete = boxes() | discretes()
+
+
 @st.composite
 def gaussian_policies(draw: Any, scales: tuple[str, ...] = ("own", "shared", "constant")) -> _Kind:
     """Gaussian-linear, its log σ on features of its own, on those of the mean, or on a constant."""
-    space = draw(boxes() | discretes())
-    mean = draw(features(space))
-    of_scale = {"own": features(space), "shared": st.just(mean), "constant": st.just(F.Constant())}
-    return _Kind(GaussianLinear(mean, draw(of_scale[draw(st.sampled_from(scales))]), draw(st.integers(1, 2))), space)
+    space = draw(bounded_or_discrete)
+    mean, scale = draw(features(space)), draw(st.sampled_from(scales))
+    of_scale = draw(features(space)) if scale == "own" else {"shared": mean, "constant": F.Constant()}[scale]
+    return _Kind(GaussianLinear(mean, of_scale, draw(st.integers(1, 2))), space)
 
 
 policies = softmax_policies() | tabular_policies() | tile_policies() | gaussian_policies()

@@ -79,12 +79,12 @@ def citations() -> list[tuple[str, str]]:
 def marks() -> list[tuple[str, str]]:
     """(equation, pytest id) for each test marked with one."""
     found = []
-    for path in sorted((ROOT / "tests").glob("test_*.py")):
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
         for name, node in _definitions(path):
             for mark in getattr(node, "decorator_list", []):
                 if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.equation":
                     found += [
-                        (str(arg.value), f"tests/{path.name}::{name.replace('.', '::')}")
+                        (str(arg.value), f"{path.relative_to(ROOT)}::{name.replace('.', '::')}")
                         for arg in mark.args
                         if isinstance(arg, ast.Constant)
                     ]

@@ -36,42 +36,24 @@ _PENDULUM_TILES = {"kind": "tile", "n_tilings": 16, "n_tiles": [4, 4, 6]}
 
 PRESETS: dict[tuple[str, str], Preset] = {
     ("reinforce", "CartPole-v1"): Preset(
-        num_envs=16,
-        steps=300_000,
-        settings={
-            "scale": _CARTPOLE_SCALE,
-            "outer_discount": False,
-            "alpha": 0.2,
-        },
+        16, 300_000, {"scale": _CARTPOLE_SCALE, "outer_discount": False, "alpha": 0.2}
     ),
     ("a2c", "CartPole-v1"): Preset(
-        num_envs=16,
-        steps=300_000,
-        settings={"scale": _CARTPOLE_SCALE, "n_steps": 32, "lam": 0.98, "alpha": 0.02, "alpha_w": 1.0},
+        16, 300_000, {"scale": _CARTPOLE_SCALE, "n_steps": 32, "lam": 0.98, "alpha": 0.02, "alpha_w": 1.0}
     ),
     **{
-        (algorithm, "CartPole-v1"): Preset(num_envs=16, steps=200_000, settings={"scale": _CARTPOLE_SCALE})
+        (algorithm, "CartPole-v1"): Preset(16, 200_000, {"scale": _CARTPOLE_SCALE})
         for algorithm in ("ppo_clip", "dual_descent")
     },
-    ("ppo_penalty", "CartPole-v1"): Preset(
-        num_envs=16,
-        steps=200_000,
-        settings={"scale": _CARTPOLE_SCALE, "target_kl": 0.003},
-    ),
+    ("ppo_penalty", "CartPole-v1"): Preset(16, 200_000, {"scale": _CARTPOLE_SCALE, "target_kl": 0.003}),
     ("npg", "CartPole-v1"): Preset(
-        num_envs=16,
-        steps=200_000,
-        settings={"scale": _CARTPOLE_SCALE, "n_steps": 256, "lam": 0.98, "damping": 0.01},
+        16, 200_000, {"scale": _CARTPOLE_SCALE, "n_steps": 256, "lam": 0.98, "damping": 0.01}
     ),
-    ("trpo", "CartPole-v1"): Preset(
-        num_envs=16,
-        steps=200_000,
-        settings={"scale": _CARTPOLE_SCALE, "n_steps": 256, "lam": 0.98},
-    ),
+    ("trpo", "CartPole-v1"): Preset(16, 200_000, {"scale": _CARTPOLE_SCALE, "n_steps": 256, "lam": 0.98}),
     ("trpo", "Pendulum-v1"): Preset(
-        num_envs=16,
-        steps=128_000,
-        settings={
+        16,
+        128_000,
+        {
             "features": {"kind": "random_fourier", "n_features": 200, "length_scale": 0.5},
             "value_features": {"kind": "random_fourier", "n_features": 300, "length_scale": 0.5, "seed": 1},
             "gamma": 0.95,
@@ -80,9 +62,9 @@ PRESETS: dict[tuple[str, str], Preset] = {
         },
     ),
     ("trpo", "Acrobot-v1"): Preset(
-        num_envs=16,
-        steps=400_000,
-        settings={
+        16,
+        400_000,
+        {
             "scale": [1.0, 1.0, 1.0, 1.0, 6.0, 12.0],
             "value_features": {"kind": "random_fourier", "n_features": 200, "length_scale": 1.0, "seed": 1},
             "n_steps": 256,
@@ -93,9 +75,9 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ("trpo", "MountainCar-v0"): Preset(
         # Values begin at 0, above all returns, and hold on to that where the car has not been: that is what sends it
         # there. Small batches: what only curiosity taught is soon forgotten, what the goal teaches is not.
-        num_envs=16,
-        steps=600_000,
-        settings={
+        16,
+        600_000,
+        {
             "features": {"kind": "rbf", "n_centres": 8},
             "value_features": {"kind": "fourier", "order": 7},
             "n_steps": 100,
@@ -124,7 +106,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "lam_w": 0.7,
             "alpha": 0.0002,
             "alpha_w": 0.04,
-        },
+        }
     ),
     ("reinforce", "npg/ShortCorridor-v0"): Preset(
         # The step sizes of Sutton & Barto (2018), figure 13.2. The most probable action never ends an episode:
@@ -145,7 +127,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "features": {"kind": "affine", "scale": 1.0, "bias": False},
             "baseline_features": {"kind": "polynomial", "scale": 3.0},
             "gamma": 0.9,
-        },
+        }
     ),
 }
 

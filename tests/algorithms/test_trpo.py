@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from gymnasium import spaces
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracles import (
     CASES,
@@ -31,7 +31,7 @@ from oracles import (
     split,
 )
 from scipy.optimize import brentq
-from strategies import problems, seeds
+from strategies import examples, problems, seeds
 
 import npg
 from npg import features as F
@@ -120,7 +120,7 @@ def check_box(kind, seed, direct=False, **changed):
 @pytest.mark.equation("7.20", "10.4", "10.14", "11.2", "11.3", "11.4", "11.5", "11.6")
 @pytest.mark.parametrize("kind", CASES)
 @given(seeds, st.sampled_from([0.0, 0.7, 1.0]), st.integers(1, 4), st.sampled_from([0.005, 0.5]), st.booleans())
-@settings(max_examples=20)
+@examples(20)
 def test_update_is_its_box_line_by_line(kind, seed, lam, cg_iterations, delta, stingy):
     search = {"sufficient": 0.9, "shrink": 0.8} if stingy else {}
     check_box(kind, seed, lam=lam, cg_iterations=cg_iterations, delta=delta, **search)
@@ -129,7 +129,7 @@ def test_update_is_its_box_line_by_line(kind, seed, lam, cg_iterations, delta, s
 @pytest.mark.equation("7.20", "10.14", "11.3", "11.4", "11.5")
 @pytest.mark.parametrize("kind", CASES)
 @given(seeds, st.sampled_from([0.005, 0.5]))
-@settings(max_examples=10)
+@examples(10)
 def test_where_conjugate_gradient_converges_the_update_is_the_one_by_direct_solution(kind, seed, delta):
     check_box(kind, seed, direct=True, cg_iterations=200, cg_tol=1e-14, delta=delta)
 
@@ -150,7 +150,7 @@ def test_the_box_is_met_with_every_outcome_of_the_search(changed, j):
 
 @pytest.mark.equation("11.4")
 @given(seeds, st.sampled_from(["dense", "gaussian"]))
-@settings(max_examples=20)
+@examples(20)
 def test_without_damping_the_step_solves_the_quadratic_model(seed, kind):
     case, delta = CASES[kind], 1e-4
     agent = made(TRPO, case, seed, gamma=0.8, delta=delta, damping=0.0, cg_iterations=200, cg_tol=1e-14)
@@ -329,7 +329,7 @@ def test_the_step_that_the_bound_allows_raises_the_return_a_little():
 
 @pytest.mark.equation("11.3")
 @given(problems(discounted=True))
-@settings(max_examples=200)
+@examples(200)
 def test_maximising_the_bound_along_a_line_never_lowers_the_return(p):
     gradient, old = p.mdp.gradient(p.policy, p.theta), p.mdp.policy_matrix(p.policy, p.theta)
     gamma, J = p.mdp.gamma, p.mdp.J(old)

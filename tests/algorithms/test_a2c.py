@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracles import (
     CASES,
@@ -19,7 +19,7 @@ from oracles import (
     vector,
     windows,
 )
-from strategies import seeds
+from strategies import examples, seeds
 
 import npg
 from npg import features as F
@@ -107,7 +107,7 @@ def check_box(kind, seed, **changed):
     st.sampled_from([0.1, 2.0, 1e9]),
     st.sampled_from([None, "standardize"]),
 )
-@settings(max_examples=5)
+@examples(5)
 def test_update_is_its_box_line_by_line(kind, advantage, seed, lam, n, beta, clip, normalize):
     check_box(kind, seed, advantage=advantage, lam=lam, n=n, beta=beta, clip=clip, normalize=normalize)
 
@@ -124,7 +124,7 @@ def test_update_is_its_box_with_every_optimizer(kind, optimizer, clip):
 @pytest.mark.parametrize("advantage", ["gae", "n_step"])
 @pytest.mark.parametrize("kind", CASES)
 @given(seeds)
-@settings(max_examples=3)
+@examples(3)
 def test_the_two_steps_are_the_gradients_of_the_objective(kind, advantage, seed):
     case = CASES[kind]
     agent, traj = make(case, seed, advantage=advantage, **UNCLIPPED), segments(case, seed)[1]

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from oracles import (
     CASES,
@@ -28,7 +28,7 @@ from oracles import (
     normalised,
     scores,
 )
-from strategies import seeds
+from strategies import examples, seeds
 
 import npg
 from npg import features as F
@@ -95,7 +95,7 @@ def check_box(kind, seed, **changed):
     st.sampled_from([0.01, 1.5, 4.0]),
     st.sampled_from([None, "standardize"]),
 )
-@settings(max_examples=15)
+@examples(15)
 def test_update_is_its_box_line_by_line(kind, seed, lam, epochs, minibatch, target_kl, beta, normalize):
     how = {"lam": lam, "epochs": epochs, "minibatch": minibatch, "target_kl": target_kl, "beta": beta}
     check_box(kind, seed, **how, normalize=normalize, alpha=0.0003 if "gaussian" in kind else 0.1)
@@ -181,7 +181,7 @@ def test_in_the_quadratic_model_beta_may_alternate_for_ever(first, then):
 
 @pytest.mark.equation("11.12")
 @given(st.floats(-6, 6))
-@settings(max_examples=200)
+@examples(200)
 def test_beta_alternates_exactly_if_it_meets_the_gap_that_the_chapter_states(power):
     first = 0.01 * 4**power
     met = [first * 4.0**k / 0.01 for k in range(-15, 16)]
@@ -225,7 +225,7 @@ def test_maximised_to_the_end_the_policy_is_the_one_of_the_closed_form(beta):
 
 @pytest.mark.equation("11.11")
 @given(seeds)
-@settings(max_examples=50)
+@examples(50)
 def test_for_a_large_beta_the_maximiser_is_the_natural_step_and_beta_that_of_a_radius(seed):
     rng = np.random.default_rng(seed)
     pi, A = rng.dirichlet(np.full(4, 5.0)), rng.normal(size=4)
@@ -245,7 +245,7 @@ def test_for_a_large_beta_the_maximiser_is_the_natural_step_and_beta_that_of_a_r
 @pytest.mark.equation("11.2", "11.11")
 @pytest.mark.parametrize("kind", CASES)
 @given(seeds, st.sampled_from([0.01, 1.0, 1e6]))
-@settings(max_examples=5)
+@examples(5)
 def test_the_penalty_acts_from_the_second_step_on(kind, seed, beta):
     case, (traj,) = CASES[kind], batches(CASES[kind], seed, count=1)
     agent = made(PPOPenalty, case, seed, **SETTINGS | BATCH | {"beta": beta})

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from gymnasium.wrappers import TimeLimit
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracles import (
     CASES,
@@ -26,7 +26,7 @@ from oracles import (
     transitions,
     vector,
 )
-from strategies import Problem, problems, seeds
+from strategies import Problem, examples, problems, seeds
 
 import npg
 from npg import features as F
@@ -79,7 +79,7 @@ def box(case, theta, w, rows, *, alpha, alpha_w, alpha_r, lam_theta, lam_w, trac
 @pytest.mark.equation("8.10", "8.17")
 @pytest.mark.parametrize(("kind", "trace"), KINDS_AND_TRACES)
 @given(seeds, st.sampled_from([0.0, 0.7]), st.sampled_from([0.0, 0.9]))
-@settings(max_examples=15)
+@examples(15)
 def test_one_column_is_the_box_of_the_book_line_by_line(kind, trace, seed, lam_theta, lam_w):
     case, setting = CASES[kind], STEPS | {"trace": trace, "lam_theta": lam_theta, "lam_w": lam_w}
     agent, steps = make(AverageRewardActorCritic, case, seed, **setting), continuing(case, seed)
@@ -130,7 +130,7 @@ def agent_at(p, v, average, **setting):
 
 @pytest.mark.equation("8.15", "8.17")
 @given(tasks)
-@settings(max_examples=200)
+@examples(200)
 def test_the_mean_step_of_the_average_reward_is_its_error_whatever_the_values_are(p):
     mu, v, average = p.mdp.stationary_distribution(p.policy, p.theta), 5 * p.rng.normal(size=p.mdp.n_states), 0.3
     mean = 0.0
@@ -160,7 +160,7 @@ def mean_last_step(p, v, average, lam, length):
 
 @pytest.mark.equation("8.16", "8.17")
 @given(tasks, st.sampled_from([0.0, 0.7]), st.integers(1, 2))
-@settings(max_examples=40)
+@examples(40)
 def test_with_exact_values_the_mean_of_the_actor_is_the_gradient_of_the_average_reward(p, lam, length):
     v = p.mdp.differential_value(p.policy, p.theta) + 7.0  # up to a constant
     gradient = p.mdp.average_reward_gradient(p.policy, p.theta)
@@ -171,7 +171,7 @@ def test_with_exact_values_the_mean_of_the_actor_is_the_gradient_of_the_average_
 
 @pytest.mark.equation("8.16", "8.17")
 @given(tasks, st.sampled_from([0.0, 0.7, 0.95]), st.integers(1, 2))
-@settings(max_examples=40)
+@examples(40)
 def test_with_wrong_values_the_bias_is_what_actions_do_to_the_error_of_later_states(p, lam, length):
     pi, error = p.mdp.policy_matrix(p.policy, p.theta), p.rng.normal(size=p.mdp.n_states)
     chain, mu = np.einsum("sa,sat->st", pi, p.mdp.P), p.mdp.stationary_distribution(p.policy, p.theta)

@@ -11,8 +11,9 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from strategies import examples
 from toy import Toy, Walk, contents, raises_at, walks, without_seconds
 
 import npg
@@ -426,7 +427,7 @@ def test_history_has_a_column_for_each_statistic():
 
 
 @given(steps=st.integers(1, 60), record_every=st.integers(1, 70), n=st.integers(1, 9))
-@settings(max_examples=30)
+@examples(30)
 def test_each_record_is_the_first_update_at_or_after_a_multiple_of_record_every_or_the_end(steps, record_every, n):
     history = run((lambda env: toy(env, n=n), Walk), None, steps=steps, record_every=record_every)
     marks = [*range(record_every, steps, record_every), steps]

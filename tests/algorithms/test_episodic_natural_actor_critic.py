@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracles import (
     BUILT,
@@ -24,7 +24,7 @@ from oracles import (
     step_of,
     updated,
 )
-from strategies import seeds
+from strategies import examples, seeds
 
 import npg
 from npg import features as F
@@ -74,7 +74,7 @@ def of_box(setting):
 @pytest.mark.parametrize("ridge", [0.0, 0.5])
 @pytest.mark.parametrize("kind", CASES)
 @given(seeds, st.sampled_from([None, 0.03]), st.sampled_from([0.0, 0.8, 1.0]))
-@settings(max_examples=4)
+@examples(4)
 def test_update_is_its_box_line_by_line(kind, ridge, seed, delta, gamma):
     changed = {"delta": delta, "ridge": ridge, "gamma": gamma}
     case, agent = CASES[kind], make(CASES[kind], seed, **changed)
@@ -102,7 +102,7 @@ def test_a_collected_run_is_its_box_line_by_line():
 @pytest.mark.equation("9.7")
 @pytest.mark.parametrize("kind", CASES)
 @given(seeds, st.sampled_from([1e-5, 1e-4, 1e-3]))
-@settings(max_examples=5)
+@examples(5)
 def test_a_normalised_step_has_the_radius_in_the_matrix_of_the_states_visited(kind, seed, delta):
     agent, traj = make(CASES[kind], seed, delta=delta), batch(CASES[kind], seed)
     theta = agent.theta.copy()
@@ -151,7 +151,7 @@ def test_the_direction_is_the_same_in_all_linear_parameters_unless_a_ridge_damps
 
 @pytest.mark.equation("9.17")
 @given(seeds, st.floats(-5, 5))
-@settings(max_examples=20)
+@examples(20)
 def test_a_constant_added_to_every_return_changes_nothing(seed, c):
     case, traj = CASES["dense"], batch(CASES["dense"], seed)
     first, _ = updated(make(case, ridge=0.0, delta=None), traj)

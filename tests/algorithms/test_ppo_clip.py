@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from gymnasium import spaces
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracles import (
     CASES,
@@ -29,7 +29,7 @@ from oracles import (
     scores,
     step_of,
 )
-from strategies import instances, seeds
+from strategies import examples, instances, seeds
 
 import npg
 from npg import features as F
@@ -123,7 +123,7 @@ def check_box(kind, seed, **changed):
     st.sampled_from([None, 0.0517, 1.03]),
     st.sampled_from([None, 0.5]),
 )
-@settings(max_examples=25)
+@examples(25)
 def test_update_is_its_box_line_by_line(
     kind, seed, lam, epochs, minibatch, epsilon, normalize, beta, value_clip, clip
 ):  # fmt: skip
@@ -176,7 +176,7 @@ def test_passes_end_after_the_first_with_a_divergence_above_the_target_which_is_
 @pytest.mark.equation("8.12", "11.2", "11.7", "11.10")
 @pytest.mark.parametrize("kind", CASES)
 @given(seeds, st.sampled_from([1e-6, 0.2, 10.0]), st.sampled_from([0.0, 0.3]))
-@settings(max_examples=8)
+@examples(8)
 def test_the_first_step_is_the_plain_policy_gradient_whatever_epsilon(kind, seed, epsilon, beta):
     case, (traj,) = CASES[kind], batches(CASES[kind], seed, count=1)
     agent = made(PPOClip, case, seed, **SETTINGS | ONE_STEP | {"epsilon": epsilon, "beta": beta, "value_clip": 1e-6})
@@ -241,7 +241,7 @@ def test_the_early_stop_ends_the_drift_and_does_not_undo_the_step_that_went_too_
 
 @pytest.mark.equation("11.1", "11.9", "11.10")
 @given(instances(), st.sampled_from([0.05, 0.2, 1.0]), seeds)
-@settings(max_examples=200)
+@examples(200)
 def test_to_first_order_a_ratio_moves_by_the_rows_that_are_not_clipped(p, epsilon, seed):
     theta = p.theta + 0.3 * np.random.default_rng(seed).normal(size=p.theta.shape)
     L = Surrogate(p.policy, p.theta, p.x, p.a, p.w)
@@ -312,7 +312,7 @@ def test_with_value_clipping_a_value_rests_once_it_is_closer_by_c(v_old, reward)
 @pytest.mark.equation("11.16")
 @pytest.mark.parametrize("kind", CASES)
 @given(seeds)
-@settings(max_examples=20)
+@examples(20)
 def test_a_value_clip_that_no_value_reaches_changes_nothing(kind, seed):
     agents = [made(PPOClip, CASES[kind], seed, **SETTINGS | {"value_clip": c, "minibatch": 3}) for c in (None, 1e6)]
     for traj in batches(CASES[kind], seed):

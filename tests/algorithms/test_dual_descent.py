@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracles import (
     CASES,
@@ -28,7 +28,7 @@ from oracles import (
     normalised,
     scores,
 )
-from strategies import seeds
+from strategies import examples, seeds
 
 import npg
 from npg import features as F
@@ -91,7 +91,7 @@ def check_box(kind, seed, **changed):
     st.sampled_from([0.0, 1.0, 20.0]),
     st.sampled_from([None, "standardize"]),
 )
-@settings(max_examples=15)
+@examples(15)
 def test_update_is_its_box_line_by_line(kind, seed, lam, dual, primal, epsilon, mu, alpha_mu, normalize):
     how = {"lam": lam, "dual_steps": dual, "primal_steps": primal, "epsilon": epsilon, "mu": mu, "alpha_mu": alpha_mu}
     check_box(kind, seed, **how, normalize=normalize, alpha=0.0003 if "gaussian" in kind else 0.1)
@@ -174,7 +174,7 @@ def lagrangian(pi, A, p, mu, epsilon):
 
 @pytest.mark.equation("11.13")
 @given(seeds, st.integers(2, 4), st.floats(0.001, 0.5), st.floats(0.05, 5), st.floats(0.05, 5))
-@settings(max_examples=200)
+@examples(200)
 def test_the_dual_function_is_convex_and_its_slope_the_excess_of_the_divergence(seed, k, epsilon, mu, other):
     rng = np.random.default_rng(seed)
     counts, A = rng.integers(1, 6, size=k), rng.normal(size=k)
@@ -205,7 +205,7 @@ def test_the_dual_function_is_convex_and_its_slope_the_excess_of_the_divergence(
 @pytest.mark.equation("11.13", "11.14")
 @pytest.mark.parametrize("kind", ["one-hot", "dense", "gaussian"])
 @given(seeds)
-@settings(max_examples=20)
+@examples(20)
 def test_the_multiplier_is_never_negative_where_it_would_be_without_the_projection(kind, seed):
     assert check_box(kind, seed, mu=0.05, epsilon=0.5, alpha=0.003) > 0
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from gymnasium import spaces
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracles import (
     BUILT,
@@ -25,7 +25,7 @@ from oracles import (
     vector,
     windows,
 )
-from strategies import Problem, seeds
+from strategies import Problem, examples, seeds
 
 import npg
 from npg import features as F
@@ -82,7 +82,7 @@ def of_box(setting):
 @pytest.mark.parametrize("solver", ["auto", "cholesky", "cg"])
 @pytest.mark.parametrize("kind", CASES)
 @given(seeds, st.sampled_from(["exact", "empirical"]), st.sampled_from([None, 0.03]), st.sampled_from([0.0, 0.7, 1.0]))
-@settings(max_examples=4)
+@examples(4)
 def test_update_is_its_box_line_by_line(kind, solver, seed, fisher, delta, lam):
     changed = {"fisher": fisher, "delta": delta, "lam": lam, "solver": solver}
     case, agent = CASES[kind], make(CASES[kind], seed, **changed)
@@ -112,7 +112,7 @@ def test_a_collected_run_is_its_box_line_by_line(delta):
 @pytest.mark.equation("10.14", "10.16")
 @pytest.mark.parametrize("kind", CASES)
 @given(seeds, st.sampled_from([1e-3, 1e-2, 1.0]), st.sampled_from([None, 0.03]))
-@settings(max_examples=10)
+@examples(10)
 def test_both_solvers_give_the_same_step(kind, seed, damping, delta):
     # The damped matrix has condition numbers up to some 1e4, so that a residual of 1e-13 is 1e-9 of the solution.
     traj, setting = segments(CASES[kind], seed)[1], {"damping": damping, "delta": delta}
@@ -135,7 +135,7 @@ def test_conjugate_gradient_that_is_cut_short_gives_another_step_uphill():
 @pytest.mark.parametrize("solver", ["cholesky", "cg"])
 @pytest.mark.parametrize("kind", CASES)
 @given(seeds, st.sampled_from([1e-3, 1e-1, 10.0]), st.sampled_from([1e-5, 1e-4, 1e-3]))
-@settings(max_examples=4)
+@examples(4)
 def test_a_normalised_step_has_the_radius_in_the_undamped_exact_matrix(kind, solver, fisher, seed, damping, delta):
     agent = make(CASES[kind], seed, fisher=fisher, solver=solver, damping=damping, delta=delta)
     theta, traj = agent.theta.copy(), segments(CASES[kind], seed)[1]
@@ -178,7 +178,7 @@ def test_a_normalised_step_does_not_depend_on_the_scale_of_rewards():
 
 @pytest.mark.equation("9.18")
 @given(seeds)
-@settings(max_examples=20)
+@examples(20)
 def test_the_empirical_matrix_is_another_and_is_factored_whatever_the_solver(seed):
     traj = segments(CASES["one-hot"], seed)[1]
     exact, *empirical = (
@@ -193,7 +193,7 @@ def test_the_empirical_matrix_is_another_and_is_factored_whatever_the_solver(see
 @pytest.mark.parametrize("delta", [None, 0.03])
 @pytest.mark.parametrize("kind", ["one-hot", "dense", "tiles", "gaussian", "gaussian on shared tiles"])
 @given(seeds)
-@settings(max_examples=10)
+@examples(10)
 def test_without_damping_an_update_is_the_same_in_all_linear_parameters(kind, delta, seed):
     case, undamped = CASES[kind], {"solver": "cg", "damping": 0.0, "delta": delta, "cg_tol": 1e-12}
     traj, agent = segments(case, seed)[1], make(case, seed, **undamped)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from gymnasium import spaces
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracles import (
     CASES,
@@ -18,7 +18,7 @@ from oracles import (
     target_of,
     vector,
 )
-from strategies import layers, seeds
+from strategies import examples, layers, seeds
 
 from npg import features as F
 from npg.algorithms import BatchActorCritic
@@ -102,7 +102,7 @@ def check_box(kind, seed, **changed):
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("kind", CASES)
 @given(seeds, st.integers(1, 3), st.integers(1, 3), st.booleans())
-@settings(max_examples=4)
+@examples(4)
 def test_update_is_its_box_line_by_line(kind, target, seed, K_v, K_pi, outer_discount):
     check_box(kind, seed, target=target, K_v=K_v, K_pi=K_pi, outer_discount=outer_discount)
 
@@ -117,7 +117,7 @@ def test_update_is_its_box_with_every_optimizer(kind, optimizer, normalize):
 
 @pytest.mark.equation("8.11")
 @given(seeds, st.sampled_from(TARGETS))
-@settings(max_examples=20)
+@examples(20)
 def test_the_ratio_is_one_the_first_time_and_not_later(seed, target):
     agents = {K_pi: make(CASES["one-hot"], seed, target=target, K_pi=K_pi, alpha=0.5) for K_pi in (1, 2)}
     traj = batch(CASES["one-hot"], seed)
@@ -163,7 +163,7 @@ def test_a_second_step_in_the_bandit_has_the_number_of_the_chapter_whatever_the_
 
 @pytest.mark.equation("8.11")
 @given(layers)
-@settings(max_examples=50)
+@examples(50)
 def test_with_a_critic_held_at_zero_the_mean_of_the_first_step_is_the_gradient(p):
     agent = BatchActorCritic(
         p.policy, F.OneHot(4), gamma=p.mdp.gamma, target="mc", ridge=1e14, optimizer="ascent", alpha=1.0,

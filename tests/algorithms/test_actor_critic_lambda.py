@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from gymnasium.wrappers import TimeLimit
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracles import (
     BOX,
@@ -29,7 +29,7 @@ from oracles import (
     transitions,
     vector,
 )
-from strategies import lams, layers, problems, seeds
+from strategies import examples, lams, layers, problems, seeds
 
 from npg import features as F
 from npg.algorithms import ActorCriticLambda, OneStepActorCritic
@@ -73,7 +73,7 @@ def box(case, theta, w, rows, *, gamma, alpha, alpha_w, lam_theta, lam_w, trace,
 @pytest.mark.equation("7.1", "7.11", "7.13", "7.14", "8.7", "8.10")
 @pytest.mark.parametrize(("kind", "trace"), KINDS_AND_TRACES)
 @given(seeds, st.booleans(), st.sampled_from([0.0, 0.7, 1.0]), st.sampled_from([0.0, 0.9, 1.0]))
-@settings(max_examples=15)
+@examples(15)
 def test_one_column_is_the_box_of_the_book_line_by_line(kind, trace, seed, outer_discount, lam_theta, lam_w):
     case = CASES[kind]
     setting = ONLINE | {"outer_discount": outer_discount, "trace": trace, "lam_theta": lam_theta, "lam_w": lam_w}
@@ -120,7 +120,7 @@ def test_without_decay_it_is_the_one_step_method(seed, outer_discount):
 
 @pytest.mark.equation("8.9")
 @given(problems(most=3))
-@settings(max_examples=20)
+@examples(20)
 def test_two_columns_have_the_mean_of_one_and_half_its_covariance(p):
     start = p.mdp.rho0
     possible = [
@@ -170,7 +170,7 @@ def frozen_sums(agent, steps):
 @pytest.mark.equation("7.20", "8.8", "8.10")
 @pytest.mark.parametrize("kind", CASES)
 @given(seeds, st.booleans(), lams)
-@settings(max_examples=10)
+@examples(10)
 def test_the_actors_trace_is_generalised_advantage_estimation(kind, seed, outer_discount, lam):
     case = CASES[kind]
     setting = {"gamma": 0.8, "alpha": 1.0, "alpha_w": 1.0, "lam_theta": lam, "outer_discount": outer_discount}
@@ -201,7 +201,7 @@ def mean_over_episodes(p, v, lam, **setting):
 
 @pytest.mark.equation("8.1", "8.8")
 @given(layers, lams)
-@settings(max_examples=200)
+@examples(200)
 def test_with_the_exact_critic_the_mean_is_the_gradient_for_every_decay(p, lam):
     mean = mean_over_episodes(p, p.mdp.value(p.policy, p.theta), lam)
     np.testing.assert_allclose(mean, p.mdp.gradient(p.policy, p.theta), rtol=0, atol=1e-11)
@@ -209,7 +209,7 @@ def test_with_the_exact_critic_the_mean_is_the_gradient_for_every_decay(p, lam):
 
 @pytest.mark.equation("7.21", "8.2", "8.8")
 @given(layers, lams)
-@settings(max_examples=200)
+@examples(200)
 def test_with_a_wrong_critic_the_bias_is_that_of_the_longer_advantage(p, lam):
     mdp, gamma, pi = p.mdp, p.mdp.gamma, p.mdp.policy_matrix(p.policy, p.theta)
     error = p.rng.normal(size=mdp.n_states) * ~mdp.terminal
@@ -229,7 +229,7 @@ def test_with_a_wrong_critic_the_bias_is_that_of_the_longer_advantage(p, lam):
 
 @pytest.mark.equation("8.10")
 @given(layers, lams)
-@settings(max_examples=200)
+@examples(200)
 def test_a_time_limit_takes_away_the_later_times_and_nothing_else(p, lam):
     mdp, limit = p.mdp, 2
     episodes, probability = enumerate_trajectories(mdp, p.policy, p.theta, limit)
@@ -304,7 +304,7 @@ def test_traces_are_cut_at_both_ends_after_the_step_and_nowhere_else(end, trace)
 
 @pytest.mark.equation("8.10")
 @given(seeds, st.sampled_from(TRACES))
-@settings(max_examples=20)
+@examples(20)
 def test_what_comes_after_the_end_of_an_episode_does_not_depend_on_how_it_ended_or_began(seed, trace):
     setting = ONLINE | DECAYS | {"outer_discount": True, "trace": trace}
     steps = stream(CASES["one-hot"], seed)

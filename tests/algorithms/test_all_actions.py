@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from gymnasium.wrappers import TimeLimit
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracles import (
     CASES,
@@ -20,7 +20,7 @@ from oracles import (
     transitions,
     vector,
 )
-from strategies import problems, seeds
+from strategies import examples, problems, seeds
 
 import npg
 from npg.algorithms import AllActions
@@ -58,7 +58,7 @@ def box(case, theta, w, rows, *, gamma, alpha, alpha_w, outer_discount):
 @pytest.mark.equation("5.14", "8.5", "8.10")
 @pytest.mark.parametrize("kind", DISCRETE)
 @given(seeds, st.booleans())
-@settings(max_examples=20)
+@examples(20)
 def test_one_column_is_its_box_line_by_line(kind, seed, outer_discount):
     case, setting = CASES[kind], ONLINE | {"outer_discount": outer_discount}
     agent, steps = make(AllActions, case, seed, **setting), stream(case, seed)
@@ -97,7 +97,7 @@ def steps_from_all_states(p, q):
 
 @pytest.mark.equation("5.14", "8.5")
 @given(problems())
-@settings(max_examples=200)
+@examples(200)
 def test_the_mean_of_the_actor_is_the_gradient_for_the_exact_values_and_else_that_of_its_critic(p):
     q = p.mdp.action_value(p.policy, p.theta)
     wrong = q + p.rng.normal(size=q.shape) * ~p.mdp.terminal[:, None]
@@ -113,7 +113,7 @@ def test_the_mean_of_the_actor_is_the_gradient_for_the_exact_values_and_else_tha
 
 @pytest.mark.equation("8.5")
 @given(problems(), st.booleans())
-@settings(max_examples=200)
+@examples(200)
 def test_the_mean_of_the_critic_vanishes_only_at_the_action_values(p, exact):
     mdp, pi = p.mdp, p.mdp.policy_matrix(p.policy, p.theta)
     q = mdp.action_value(p.policy, p.theta)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracles import (
     BUILT,
@@ -24,7 +24,7 @@ from oracles import (
     vector,
     windows,
 )
-from strategies import Problem, seeds
+from strategies import Problem, examples, seeds
 
 import npg
 from npg import features as F
@@ -75,7 +75,7 @@ def of_box(setting):
 @pytest.mark.parametrize("lam", LAMBDAS)
 @pytest.mark.parametrize("kind", CASES)
 @given(seeds, st.sampled_from([None, 0.03]), st.sampled_from([0.5, 3.0]))
-@settings(max_examples=4)
+@examples(4)
 def test_update_is_its_box_line_by_line(kind, lam, seed, delta, ridge):
     changed = {"lam": lam, "delta": delta, "ridge": ridge}
     case, agent = CASES[kind], make(CASES[kind], seed, **changed)
@@ -103,7 +103,7 @@ def test_a_collected_run_is_its_box_line_by_line(delta):
 @pytest.mark.equation("9.7")
 @pytest.mark.parametrize("kind", CASES)
 @given(seeds, st.sampled_from([1e-5, 1e-4, 1e-3]))
-@settings(max_examples=5)
+@examples(5)
 def test_a_normalised_step_has_the_radius_in_the_matrix_of_the_states_visited(kind, seed, delta):
     agent, traj = make(CASES[kind], seed, delta=delta), segments(CASES[kind], seed)[1]
     theta = agent.theta.copy()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracles import (
     CASES,
@@ -24,7 +24,7 @@ from oracles import (
     transitions,
     vector,
 )
-from strategies import Problem, problems, seeds
+from strategies import Problem, examples, problems, seeds
 
 from npg import features as F
 from npg.algorithms import OneStepActorCritic
@@ -61,7 +61,7 @@ def box(case, theta, w, rows, *, gamma, alpha, alpha_w, outer_discount):
 @pytest.mark.equation("7.1", "7.3", "8.6", "8.10")
 @pytest.mark.parametrize("kind", CASES)
 @given(seeds, st.booleans())
-@settings(max_examples=20)
+@examples(20)
 def test_one_column_is_the_box_of_the_book_line_by_line(kind, seed, outer_discount):
     case, setting = CASES[kind], ONLINE | {"outer_discount": outer_discount}
     agent, steps = make(OneStepActorCritic, case, seed, **setting), stream(case, seed)
@@ -104,7 +104,7 @@ def mean_step(p: Problem, v: np.ndarray) -> np.ndarray:
 
 @pytest.mark.equation("8.1")
 @given(problems())
-@settings(max_examples=200)
+@examples(200)
 def test_with_the_exact_critic_the_mean_over_an_episode_is_the_gradient(p):
     gradient = p.mdp.gradient(p.policy, p.theta)
     size = 1e-10 * (1 + np.abs(gradient).max() + np.abs(p.mdp.value(p.policy, p.theta)).max())
@@ -113,7 +113,7 @@ def test_with_the_exact_critic_the_mean_over_an_episode_is_the_gradient(p):
 
 @pytest.mark.equation("8.2")
 @given(problems())
-@settings(max_examples=200)
+@examples(200)
 def test_with_a_wrong_critic_the_mean_has_the_bias_of_the_successors_value(p):
     error = 5 * p.rng.normal(size=p.mdp.n_states) * ~p.mdp.terminal
     v = p.mdp.value(p.policy, p.theta)
