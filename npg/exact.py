@@ -443,8 +443,8 @@ class TabularMDP:
         new, old : (S, A)
             Policies as matrices, which ``policy_matrix`` makes.
         """
-        new = self.policy_matrix(new)
-        return self.J(old) + self.visitation(old) @ (new * self.advantage(old)).sum(axis=1)
+        new, (q, v) = self.policy_matrix(new), self._evaluate(self.policy_matrix(old), None)
+        return self.rho0 @ v + self.visitation(old) @ (new * (q - v[:, None])).sum(axis=1)
 
     def lower_bound(self, new: Array, old: Array) -> float:
         """J(new) ≥ L_old(new) − 4εγα²/(1−γ)², α = max_s TV(new, old), ε = max |a_old|, Eqs. (6.8)–(6.11), (6.13).

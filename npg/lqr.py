@@ -71,7 +71,7 @@ class LQR:
             has_shape(name, value, shape, "B")
             if not np.isfinite(value).all():
                 raise ValueError(f"{name} must be finite, got {value}")
-            if name in ("Q", "R", "W", "S0") and not np.allclose(value, value.T, rtol=1e-12, atol=0):
+            if name in ("Q", "R", "W", "S0") and (np.abs(value - value.T) > 1e-12 * np.abs(value)).any():
                 raise ValueError(f"{name} must be symmetric, got {value}")
             if name in ("Q", "R", "W", "S0") and np.linalg.eigvalsh(value)[0] < -1e-12 * np.abs(value).max():
                 raise ValueError(f"{name} must have no negative eigenvalues, got {value}")
@@ -105,7 +105,8 @@ class LQR:
     def _discounted(self, M: Array, C: Array) -> Array:
         """The solution of X = C + γ M X Mᵀ."""
         d = len(M)
-        return linalg.solve(np.eye(d * d) - self.gamma * np.kron(M, M), C.ravel()).reshape(d, d)
+        kron = (M.reshape(d, 1, d, 1) * M.reshape(1, d, 1, d)).reshape(d * d, d * d)  # np.kron(M, M), which is slow
+        return linalg.solve(np.eye(d * d) - self.gamma * kron, C.ravel()).reshape(d, d)
 
     def value_matrix(self, K: Array, sigma: Array) -> tuple[Array, Any]:
         """V (d, d) and c of v(s) = −sᵀV s − c, Eq. (4.19)."""

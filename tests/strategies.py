@@ -5,7 +5,8 @@ Each ``extreme`` variant reaches what the library promises to survive: logits of
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,29 +36,23 @@ generators = seeds.map(np.random.default_rng)
 batch_sizes = st.integers(1, 5)
 
 
-def _numbers(kind: str, rng: np.random.Generator, shape: int | tuple[int, ...], low: float, high: float) -> np.ndarray:
+def _numbers(seed: int, shape: int | tuple[int, ...], low: float, high: float) -> np.ndarray:
     """Numbers in [low, high] to six decimals."""
-    if kind == "least":  # in size
+    if seed == 0:  # the least in size, to which others shrink
         return np.full(shape, np.clip(0.0, low, high))
+    rng = np.random.default_rng(seed)
     x = rng.uniform(low, high, shape)
-    if kind == "mixed":  # of different sizes, some at the ends of the range, some zero or whole, some equal
+    if seed % 2:  # of different sizes, some at the ends of the range, some zero or whole, some equal
         special = np.clip([low, high, 0.0, 1.0, -1.0, *rng.uniform(low, high, 2)], low, high)
         x = np.clip(x * 10.0 ** -rng.integers(0, 5, shape), low, high)
         x = np.where(rng.random(shape) < 0.4, rng.choice(special, shape), x)
     return x.round(6)
 
 
-KINDS = st.sampled_from(["least", *3 * ["uniform"], *4 * ["mixed"]])
-
-
 @cache
 def numbers(shape: int | tuple[int, ...], low: float, high: float) -> st.SearchStrategy[np.ndarray]:
-    """Float arrays with elements in [low, high] to six decimals; they shrink to the elements of least size.
-
-    A seed stands for the elements, each of which Hypothesis would draw at a hundred times the cost. (Strategies are
-    made once: to make one takes longer than to draw from it.)
-    """
-    return st.tuples(KINDS, generators).map(lambda drawn: _numbers(*drawn, shape, low, high))
+    """Float arrays with elements in [low, high] to six decimals, from a seed: to draw each would take much longer."""
+    return seeds.map(lambda seed: _numbers(seed, shape, low, high))
 
 
 def reals(shape: int | tuple[int, ...], bound: float = 3.0) -> st.SearchStrategy[np.ndarray]:
@@ -157,46 +152,41 @@ few = (st.just(0), st.integers(0, 1), st.integers(0, 2))
 """Up to none, one and two."""
 positive = st.floats(0.2, 3.0)
 widths = st.none() | positive
-DENSE = st.sampled_from([F.Affine, F.Polynomial, F.Fourier, F.RBF, F.RandomFourier])
-n_features, feature_seeds = st.integers(2, 6), st.integers(0, 99)
-n_tilings, table_sizes = st.integers(1, 2), st.none() | st.integers(2, 9)
+sizes, seeds_of_features = st.integers(2, 6), st.integers(0, 99)
+tilings, tables = st.integers(1, 2), st.none() | st.integers(2, 9)
+
+
+DENSE = [F.Affine, F.Polynomial, F.Fourier, F.RBF, F.RandomFourier]
+"""Kinds of dense features of a Box."""
 
 
 @st.composite
-def dense_box_features(draw: Any, space: spaces.Box) -> F.Features:
-    """Features of every dense kind for a bounded Box, few enough for dense Jacobians."""
-    kind, small = draw(DENSE), np.prod(space.shape) < 3
-    if kind is F.Affine:
-        return F.Affine(space)
+def features_of_kind(draw: Any, kinds: st.SearchStrategy[type[F.Features]], space: spaces.Space[Any]) -> F.Features:
+    """Features of one of the kinds, few enough for dense Jacobians; tile coding is hashed or not."""
+    kind, small = draw(kinds), int(np.prod(space.shape) < 3)
+    if kind is F.Polynomial:
+        return F.Polynomial(space, degree=draw(few[1 + small]))
+    if kind is F.Fourier:
+        return F.Fourier(space, order=draw(few[1 + small]))
     if kind is F.RBF:
         return F.RBF(space, n_centres=2, width=draw(widths))
     if kind is F.RandomFourier:
-        return F.RandomFourier(
-            space, n_features=draw(n_features), length_scale=draw(positive), seed=draw(feature_seeds)
-        )
-    size = draw(few[2 if small else 1])
-    return F.Polynomial(space, degree=size) if kind is F.Polynomial else F.Fourier(space, order=size)
+        return F.RandomFourier(space, n_features=draw(sizes), length_scale=draw(positive), seed=draw(seeds_of_features))
+    if kind is F.TileCoding:
+        return F.TileCoding(space, n_tilings=draw(tilings), n_tiles=1 + draw(few[small]), table_size=draw(tables))
+    return kind(space)
 
 
-@st.composite
-def tile_codings(draw: Any, space: spaces.Box) -> F.TileCoding:
-    """Tile coding of a bounded Box, hashed or not, with few enough tiles for dense Jacobians."""
-    n_tiles = 1 + draw(few[1 if np.prod(space.shape) < 3 else 0])
-    return F.TileCoding(space, n_tilings=draw(n_tilings), n_tiles=n_tiles, table_size=draw(table_sizes))
+dense_box_features = partial(features_of_kind, st.sampled_from(DENSE))
+tile_codings = partial(features_of_kind, st.just(F.TileCoding))
+box_features = partial(features_of_kind, st.sampled_from([*DENSE, F.TileCoding]))
+box_features_or_constant = partial(features_of_kind, st.sampled_from([*DENSE, F.TileCoding, F.Constant]))
+state_features_or_constant = partial(features_of_kind, st.sampled_from([F.OneHot, F.Constant]))
 
 
-@st.composite
-def box_features(draw: Any, space: spaces.Box) -> F.Features:
-    """Features of every kind for a bounded Box."""
-    return draw(tile_codings(space) if draw(st.booleans()) else dense_box_features(space))
-
-
-@st.composite
-def features(draw: Any, space: spaces.Space[Any]) -> F.Features:
+def features(space: spaces.Space[Any]) -> st.SearchStrategy[F.Features]:
     """Features of every kind for a Box or a Discrete space, the constant among them."""
-    if draw(st.booleans()):
-        return F.Constant(space)
-    return F.OneHot(space) if isinstance(space, spaces.Discrete) else draw(box_features(space))
+    return (state_features_or_constant if isinstance(space, spaces.Discrete) else box_features_or_constant)(space)
 
 
 # Policies
@@ -296,6 +286,23 @@ def state_features(rng: np.random.Generator, n_states: int, d: int) -> Callable[
     return lambda states: table[states]
 
 
+@cache
+def problem_kinds(episodic: bool | None, discounted: bool | None, most: int) -> st.SearchStrategy[tuple[Any, ...]]:
+    """(S, A, branching, episodic, discounted, tabular), in one draw; they shrink to the smallest."""
+    either = (False, True)
+    return st.sampled_from(
+        [
+            (S, A, branching, *kind)
+            for S in range(2, most + 1)
+            for A in (2, 3)
+            for branching in range(1, S + 1)
+            for kind in product(
+                either if episodic is None else (episodic,), either if discounted is None else (discounted,), either
+            )
+        ]
+    )
+
+
 @st.composite
 def problems(draw: Any, episodic: bool | None = None, discounted: bool | None = None, most: int = 5) -> Problem:
     """Garnet problems of 2 to ``most`` states and 2 or 3 actions, with a tabular or an aliased softmax policy.
@@ -303,18 +310,15 @@ def problems(draw: Any, episodic: bool | None = None, discounted: bool | None = 
     ``episodic`` and ``discounted`` fix what is drawn otherwise; only an episodic problem can have γ = 1.
     """
     rng = draw(generators)
-    S, A = draw(st.integers(2, most)), draw(st.integers(2, 3))
-    episodic = draw(st.booleans()) if episodic is None else episodic
-    discounted = draw(st.booleans()) if discounted is None else discounted
+    S, A, branching, episodic, discounted, tabular = draw(problem_kinds(episodic, discounted, most))
     mdp = garnet(
         S,
         A,
-        draw(st.integers(1, S)),
+        branching,
         gamma=rng.uniform(0.1, 0.95) if discounted or not episodic else 1.0,
         termination=rng.uniform(0.1, 0.6) if episodic else 0.0,
         seed=rng,
     )
-    tabular = draw(st.booleans())
     features = F.OneHot(mdp.n_states) if tabular else state_features(rng, mdp.n_states, 2)
     policy = Policy(features, Linear(mdp.n_states if tabular else 2, A), Categorical(A))
     return Problem(mdp, policy, rng.normal(size=policy.n_params), rng)

@@ -2,7 +2,7 @@
 
 from functools import partial
 from itertools import combinations_with_replacement
-from math import factorial, prod
+from math import factorial
 
 import numpy as np
 import pytest
@@ -87,13 +87,23 @@ class Case:
         return agree(self.p @ X, gradient)
 
     def batches(self, M):
-        """Every batch of M independent trajectories, in one order that stands for all, with its probability."""
-        for index in combinations_with_replacement(range(len(self.p)), M):
-            orders = factorial(M) / prod(factorial(index.count(i)) for i in set(index))
-            yield list(index), orders * self.p[list(index)].prod()
+        """Every batch of M independent trajectories, in one order that stands for all: (K, M), and probabilities."""
+        index = np.array(list(combinations_with_replacement(range(len(self.p)), M)))
+        run, ties = np.ones((2, len(index)))  # what is equal stands together: the factorials of the numbers of each
+        for j in range(1, M):
+            run = np.where(index[:, j] == index[:, j - 1], run + 1, 1)
+            ties = ties * run
+        return index, factorial(M) / ties * self.p[index].prod(axis=1)
 
-    def mean_over_batches(self, M, estimate):
-        return sum(probability * estimate(index) for index, probability in self.batches(M))
+    def mean_over_batches(self, M, of_batches):
+        """Of what ``of_batches`` makes of all batches (K, M), K rows."""
+        index, probability = self.batches(M)
+        return probability @ of_batches(index)
+
+
+def each(estimate):
+    """Estimates of all batches from that of one."""
+    return lambda batches: np.array([estimate(index) for index in batches])
 
 
 def agree(a, b, scale=None):
@@ -232,7 +242,7 @@ def test_mean_squared_error_of_a_batch_is_squared_bias_plus_variance_over_its_si
         est.reward_to_go(*case.data),
         est.gpomdp(*case.data, case.along(case.draw(case.mdp.n_states)) * case.valid),  # biased
     ):
-        error = case.mean_over_batches(M, lambda i, X=X: ((X[i].mean(axis=0) - case.gradient) ** 2).sum())
+        error = case.mean_over_batches(M, lambda i, X=X: ((X[i].mean(axis=1) - case.gradient) ** 2).sum(axis=1))
         bias = case.p @ X - case.gradient
         assert agree(error, bias @ bias + case.trace(X) / M)
 
@@ -330,6 +340,14 @@ def batch_of(case, index):
     return case.psi[:, index], case.traj[index], case.G[:, index]
 
 
+def means(case, index, estimator, baselines):
+    """The mean of the estimator over each batch of ``index`` (K, M), with baselines (…, K, M): (K, n)."""
+    b = np.broadcast_to(baselines, (*baselines.shape[:-2], *index.shape))
+    columns = index.ravel()
+    X = estimator(case.psi[:, columns], case.traj[columns], case.gamma, b.reshape(*b.shape[:-2], -1))
+    return X.reshape(*index.shape, -1).mean(axis=1)
+
+
 @pytest.mark.equation("1.12")
 @theorem
 @given(batched_cases())
@@ -337,15 +355,13 @@ def test_the_mean_of_the_batch_as_baseline_shortens_the_gradient_by_one_part_in_
     case, M = drawn
 
     def total(index):
-        psi, traj, G = batch_of(case, index)
-        return est.total_return(psi, traj, case.gamma, G[0].mean()).mean(axis=0)
+        return means(case, index, est.total_return, case.G[0, index].mean(axis=1, keepdims=True))
 
     def to_go(index):
-        psi, traj, G = batch_of(case, index)
-        return est.reward_to_go(psi, traj, case.gamma, G.mean(axis=1, keepdims=True)).mean(axis=0)
+        return means(case, index, est.reward_to_go, case.G[:, index].mean(axis=2, keepdims=True))
 
-    for estimate in (total, to_go):
-        assert agree(case.mean_over_batches(M, estimate), (1 - 1 / M) * case.gradient)
+    for of_batches in (total, to_go):
+        assert agree(case.mean_over_batches(M, of_batches), (1 - 1 / M) * case.gradient)
 
 
 @pytest.mark.equation("1.13")
@@ -355,18 +371,18 @@ def test_the_mean_of_the_other_episodes_as_baseline_is_unbiased(drawn):
     case, M = drawn
 
     def total(index):
-        psi, traj, G = batch_of(case, index)
-        b = leave_one_out_mean(np.zeros(M, dtype=int), G[0], total=True)
-        return est.total_return(psi, traj, case.gamma, b).mean(axis=0)
+        b = [leave_one_out_mean(np.zeros(M, dtype=int), G, total=True) for G in case.G[0, index]]
+        return means(case, index, est.total_return, np.array(b))
 
     def to_go(index):
-        psi, traj, G = batch_of(case, index)
+        valid, t, G = case.valid[:, index], case.traj.t[:, index], case.G[:, index]
         b = np.zeros(G.shape)
-        b[traj.valid] = leave_one_out_mean(traj.t[traj.valid], G[traj.valid])
-        return est.reward_to_go(psi, traj, case.gamma, b).mean(axis=0)
+        for k, v in enumerate(valid.swapaxes(0, 1)):
+            b[:, k][v] = leave_one_out_mean(t[:, k][v], G[:, k][v])
+        return means(case, index, est.reward_to_go, b)
 
-    for estimate in (total, to_go):
-        assert agree(case.mean_over_batches(M, estimate), case.gradient)
+    for of_batches in (total, to_go):
+        assert agree(case.mean_over_batches(M, of_batches), case.gradient)
 
 
 @pytest.mark.equation("1.11", "1.15")
@@ -376,19 +392,19 @@ def test_a_value_fitted_to_the_same_batch_is_biased_and_one_fitted_to_the_other_
     S = case.mdp.n_states
 
     def fitted_to(sources):
-        """The estimate whose trajectory j has the value fitted to the trajectories ``sources(j)`` of its batch."""
+        """The estimates whose trajectory j has the value fitted to the trajectories ``sources(j)`` of its batch."""
 
-        def estimate(index):
-            psi, traj, G = batch_of(case, index)
-            X = []
-            for j in range(2):
-                used = np.zeros_like(traj.valid)
-                used[:, sources(j)] = traj.valid[:, sources(j)]
-                w = ridge_least_squares(np.eye(S)[traj.obs[used]], G[used], ridge)
-                X.append(est.reward_to_go(psi[:, [j]], traj[j], case.gamma, w[traj.obs[:, [j]]])[0])
-            return np.mean(X, axis=0)
+        def of_batches(index):
+            obs, valid, G = case.traj.obs[:, index], case.valid[:, index], case.G[:, index]
+            b = np.zeros(G.shape)
+            for k, j in np.ndindex(index.shape):
+                used = np.zeros_like(valid[:, k])
+                used[:, sources(j)] = valid[:, k, sources(j)]
+                w = ridge_least_squares(np.eye(S)[obs[:, k][used]], G[:, k][used], ridge)
+                b[:, k, j] = w[obs[:, k, j]]
+            return means(case, index, est.reward_to_go, b)
 
-        return estimate
+        return of_batches
 
     def hat_matrix_loss(index):
         psi, traj, G = batch_of(case, index)
@@ -398,7 +414,7 @@ def test_a_value_fitted_to_the_same_batch_is_biased_and_one_fitted_to_the_other_
         return -weights @ psi[traj.valid]
 
     bias = case.mean_over_batches(2, fitted_to(lambda j: [0, 1])) - case.gradient
-    assert agree(bias, case.mean_over_batches(2, hat_matrix_loss))
+    assert agree(bias, case.mean_over_batches(2, each(hat_matrix_loss)))
     assert norm(bias) > 1e-3 * norm(case.gradient)
     assert agree(case.mean_over_batches(2, fitted_to(lambda j: [1 - j])), case.gradient)
 
@@ -570,7 +586,7 @@ def test_optimal_baseline_of_the_other_trajectories_is_unbiased(drawn, per_param
             b = est.optimal_baseline(x, psi, per_parameter=per_parameter, leave_one_out=True)
             return (x - b * psi).mean(axis=0)
 
-        assert agree(case.mean_over_batches(M, estimate), case.gradient)
+        assert agree(case.mean_over_batches(M, each(estimate)), case.gradient)
 
 
 @pytest.mark.equation("5.8", "5.9", "5.10")
@@ -604,13 +620,13 @@ def test_in_the_bandit_leaving_one_out_is_unbiased_and_costs_variance_and_taking
     _, (X, Psi, _) = forms(case)
 
     def moments(**settings):
-        def estimates(index):
+        def less_baseline(index):
             b = est.optimal_baseline(X[index], Psi[index], **settings)
             return X[index] - b * Psi[index]
 
-        mean = case.mean_over_batches(2, lambda index: estimates(index).mean(axis=0))
-        of_mean = case.mean_over_batches(2, lambda index: ((estimates(index).mean(axis=0) - g) ** 2).sum())
-        of_one = case.mean_over_batches(2, lambda index: ((estimates(index) - g) ** 2).sum(axis=1).mean())
+        mean = case.mean_over_batches(2, each(lambda index: less_baseline(index).mean(axis=0)))
+        of_mean = case.mean_over_batches(2, each(lambda index: ((less_baseline(index).mean(axis=0) - g) ** 2).sum()))
+        of_one = case.mean_over_batches(2, each(lambda index: ((less_baseline(index) - g) ** 2).sum(axis=1).mean()))
         return mean, of_mean, of_one
 
     mean, of_mean, of_one = moments(leave_one_out=True)
@@ -910,7 +926,7 @@ def test_weighted_estimate_of_one_or_two_trajectories_has_the_bias_of_the_expans
     X, rho = est.reward_to_go(*new.data), new.rho[-1]
 
     def mean(M):
-        return case.mean_over_batches(M, lambda index: est.self_normalized(X[index], new.ratios[:, index]))
+        return case.mean_over_batches(M, each(lambda index: est.self_normalized(X[index], new.ratios[:, index])))
 
     assert agree(mean(1), case.p @ X)
     u, v, mu = rho[:, None] * (X - new.gradient), rho - 1, new.gradient
@@ -918,7 +934,7 @@ def test_weighted_estimate_of_one_or_two_trajectories_has_the_bias_of_the_expans
     assert agree(leading, -((case.p * v) @ u), scale=norm(leading) + norm(mu))
 
     def remainder(index):
-        U, V = u[index].mean(axis=0), v[index].mean()
+        U, V = u[index].mean(axis=1), v[index].mean(axis=1, keepdims=True)
         return -U * V**3 / (1 + V)
 
     second = (case.p * v**2) @ u
@@ -1014,8 +1030,9 @@ def test_weighted_estimate_is_biased_like_one_over_n_and_consistent():
     assert leading == pytest.approx(-0.4249, abs=5e-5)
     bias, square = {}, {}
     for N in (1, 10, 20, 40):
-        error = [(w, est.self_normalized(X[i], new.ratios[:, i])[0] - mu) for i, w in case.batches(N)]
-        bias[N], square[N] = sum(w * e for w, e in error), sum(w * e**2 for w, e in error)
+        index, w = case.batches(N)
+        error = each(lambda i: est.self_normalized(X[i], new.ratios[:, i])[0] - mu)(index)
+        bias[N], square[N] = w @ error, w @ error**2
     assert [bias[N] for N in (1, 10, 40)] == pytest.approx([-0.2976, -0.0483, -0.0110], abs=5e-5)
     off = [N * bias[N] - leading for N in (20, 40)]
     assert off[0] / off[1] == pytest.approx(2, rel=0.2)  # what is left is of the next order in 1/N

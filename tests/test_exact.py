@@ -990,7 +990,8 @@ def test_a_penalty_of_first_order_certifies_nothing(p):
     alpha, epsilon = alpha_epsilon(p.mdp, new, old)
     C = max(epsilon, (1 - gamma) * epsilon / gamma)  # any C ≥ ε will do for γ ≥ ½
     gain = p.mdp.surrogate(new, old) - p.mdp.J(old)
-    penalty = sum(gamma**t * 2 * alpha * t for t in range(MANY)) * C
+    t = np.arange(MANY)
+    penalty = (gamma**t * 2 * alpha * t).sum() * C
     most = 2 * alpha * epsilon / (1 - gamma) - 2 * alpha * gamma * C / (1 - gamma) ** 2
     assert gain - penalty <= most + 1e-11 * (1 + penalty)
     assert most <= 1e-11 * (1 + penalty)
@@ -1065,7 +1066,8 @@ def test_pinsker_is_sharp_for_total_variation_and_false_for_the_distance_in_l1()
 def test_maximising_the_bound_never_lowers_the_objective(p, bound):
     mdp, old = p.mdp, matrix(p)
     for _ in range(3):
-        candidates = [old, *(toward_greedy(mdp, old, kappa) for kappa in np.logspace(-6, -0.5, 12))]
+        greedy = toward_greedy(mdp, old, 1)
+        candidates = [old, *((1 - kappa) * old + kappa * greedy for kappa in np.logspace(-6, -0.5, 12))]
         bounds = [bound(mdp, new, old) for new in candidates]
         close(bounds[0], mdp.J(old), 10)
         new = candidates[int(np.argmax(bounds))]

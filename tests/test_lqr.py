@@ -95,12 +95,12 @@ def close(actual, expected, rtol=RTOL):
 
 def moments(p):
     """γ^t and γ^t E[s_t s_tᵀ], t = 0, 1, …, until nothing is left of them."""
-    weight, X, largest = 1.0, p.lqr.S0, 0.0
+    weight, X, largest, gamma, M, noise = 1.0, p.lqr.S0, 0.0, p.lqr.gamma, p.M, p.noise
     while weight > 1e-14 or np.abs(X).max() > 1e-14 * largest:
         yield weight, X
         largest = max(largest, np.abs(X).max())
-        weight = p.lqr.gamma * weight
-        X = p.lqr.gamma * p.M @ X @ p.M.T + weight * p.noise
+        weight = gamma * weight
+        X = gamma * M @ X @ M.T + weight * noise
 
 
 def tangents(p, log_sigma):
@@ -209,13 +209,13 @@ def test_the_gradient_is_that_of_J_by_central_differences(p, log_sigma):
 def test_the_gradient_is_the_sum_over_time_of_the_derivatives_of_the_moments(p, log_sigma):
     dM, d_noise, d_cost, d_constant = map(np.array, zip(*tangents(p, log_sigma), strict=True))
     dX, expected = np.zeros_like(d_noise), np.zeros(len(dM))
-    size = 0.0
+    size, M, cost = 0.0, p.M, p.cost
     for weight, X_t in moments(p):
-        terms = np.einsum("nij,ij->n", d_cost, X_t) + np.einsum("ij,nij->n", p.cost, dX) + weight * d_constant
+        terms = np.einsum("nij,ij->n", d_cost, X_t) + np.einsum("ij,nij->n", cost, dX) + weight * d_constant
         expected -= terms
         size += np.abs(terms).max()
-        cross = dM @ X_t @ p.M.T
-        dX = p.lqr.gamma * (cross + cross.swapaxes(1, 2) + p.M @ dX @ p.M.T + weight * d_noise)
+        cross = dM @ X_t @ M.T
+        dX = p.lqr.gamma * (cross + cross.swapaxes(1, 2) + M @ dX @ M.T + weight * d_noise)
     gradient = p.lqr.gradient(p.K, p.sigma, log_sigma=log_sigma)
     np.testing.assert_allclose(gradient, expected, rtol=0, atol=RTOL * size)
 
@@ -542,9 +542,12 @@ def test_natural_field_is_the_same_in_sigma_and_its_logarithm_and_the_plain_one_
 START, BEST = (-1.3, 0.5), (1 - np.sqrt(1 + 4 * 0.81)) / 1.8
 
 
+LECTURE = LQR()
+
+
 def move(k, sigma, kind, log_sigma):
     """The field on policies, as (dk, dσ), the one in its own parameters and F there."""
-    g, F = (f([[k]], [sigma], log_sigma=log_sigma) for f in (LQR().gradient, LQR().fisher))
+    g, F = (f([[k]], [sigma], log_sigma=log_sigma) for f in (LECTURE.gradient, LECTURE.fisher))
     u = np.linalg.solve(F, g) if kind == "natural" else g
     return u * [1, sigma if log_sigma else 1], u, F
 

@@ -1,5 +1,6 @@
 """REINFORCE and the equations of chapter 1: expectations are exact sums over all trajectories of a small MDP."""
 
+from collections import Counter
 from itertools import product
 from typing import NamedTuple
 
@@ -68,8 +69,18 @@ class Problem:
     def batches(self, M: int) -> list[tuple[int, ...]]:
         return list(product(range(len(self.p)), repeat=M))
 
+    def unordered(self, M: int) -> list[tuple[np.ndarray, float]]:
+        """One batch, in any order, for all that hold the same trajectories, and the probability of these."""
+        counts = Counter(tuple(sorted(batch)) for batch in self.batches(M))
+        return [(self.rng.permutation(batch), orders * self.p[list(batch)].prod()) for batch, orders in counts.items()]
+
     def expected_step(self, agent: Reinforce, M: int = 1, w=None) -> np.ndarray:
-        return sum(self.p[list(batch)].prod() * self.step(agent, batch, w) for batch in self.batches(M))
+        """Over ``unordered`` batches, which will do if the order makes no difference to a step."""
+        if M > 1:
+            some = self.rng.integers(len(self.p), size=M)
+            step, other = (self.step(agent, batch, w) for batch in (some, some[::-1]))
+            np.testing.assert_allclose(step, other, rtol=0, atol=1e-12 * max(1, np.abs(step).max()))
+        return sum(probability * self.step(agent, batch, w) for batch, probability in self.unordered(M))
 
 
 def field(mdp: TabularMDP, policy: npg.Policy, theta: np.ndarray, outer: float) -> np.ndarray:
@@ -243,12 +254,12 @@ def test_fitting_to_the_same_batch_has_the_bias_of_the_hat_matrix(seed, gamma, r
     problem, M = Problem(seed, gamma, width=1), 2
     step = problem.expected_step(problem.agent(baseline="linear", fit="same", ridge=ridge), M)
     bias = np.zeros_like(problem.theta)
-    for batch in map(list, problem.batches(M)):
+    for batch, probability in problem.unordered(M):
         traj = problem.traj[batch]
         G = discounted_returns(traj.rewards, traj.terminated, traj.truncated, gamma)[traj.valid]
         X = np.eye(problem.mdp.n_states)[traj.obs[traj.valid]]
         H = X @ np.linalg.pinv(X.T @ X + ridge * np.eye(X.shape[1])) @ X.T
-        weights = problem.p[batch].prod() * gamma ** traj.t[traj.valid] * (H @ G) / M
+        weights = probability * gamma ** traj.t[traj.valid] * (H @ G) / M
         bias -= problem.policy.weighted_score(problem.theta, traj.x[traj.valid], traj.actions[traj.valid], weights)
     assert close(step, problem.gradient() + bias)
     assert not close(step, problem.gradient())

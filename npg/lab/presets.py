@@ -155,9 +155,9 @@ def make_agent(algorithm: str, env: Env, **settings: Any) -> Agent:
     env : gymnasium.Env or gymnasium.vector.VectorEnv
         Its spaces choose the policy; its id, if it has one, the preset.
     **settings
-        Fields of the algorithm's class; ``features`` of the policy and ``scale_features`` of its log σ, each features, a
-        kind (``"fourier"``) or a dict (``{"kind": "fourier", "order": 5}``); ``scale``, the half-width of the range of
-        each component of the observation, for all features that have none of their own.
+        Fields of the algorithm's class; ``features`` of the policy and ``scale_features`` of its log σ, each features,
+        a kind (``"fourier"``) or a dict (``{"kind": "fourier", "order": 5}``); ``scale``, the half-width of the range
+        of each component of the observation, for all features that have none of their own.
 
     Raises
     ------
