@@ -6,10 +6,10 @@ from math import factorial
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.linalg import eigvalsh, norm
-from strategies import generators, problems
+from strategies import examples, generators, problems
 
 from npg import SoftmaxLinear
 from npg import estimators as est
@@ -21,7 +21,7 @@ from npg.problems import garnet, two_state
 from npg.returns import discounted_returns, leave_one_out_mean
 from npg.values import ridge_least_squares
 
-theorem = settings(max_examples=200)
+theorem = examples(200)
 
 
 class Case:

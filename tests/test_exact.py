@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import strategies as S
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from oracles import centred, d_pi, dense_policy, derivative, direction, invertible, reparametrised
 from scipy import optimize
@@ -28,7 +28,7 @@ from npg.policies import GaussianLinear, SoftmaxLinear
 from npg.problems import garnet, random_walk, short_corridor, two_state
 from npg.solvers import conjugate_gradient
 
-theorem = settings(max_examples=200)
+theorem = S.examples(200)
 Z_BOUND = 6.0  # two-sided tail probability 2e-9 per comparison
 MANY = 2**10  # steps after which γ ≤ 0.95, or a termination of at least 0.1 a step, leaves less than 1e-22
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import strategies as S
 from gymnasium import spaces
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from strategies import examples
 
 from npg import features as F
 from npg.models import Linear
@@ -355,7 +356,7 @@ def test_every_tiling_has_one_active_tile_in_a_block_of_its_own(drawn):
 
 
 @pytest.mark.equation("7.22")
-@settings(max_examples=200)
+@examples(200)
 @given(tiled(hashed=False))
 def test_the_active_tile_is_the_floor_of_the_displaced_coordinate(drawn):
     """In exact arithmetic; states less than 14 roundings below a boundary may count as on it."""

@@ -9,9 +9,10 @@ import pytest
 import strategies as S
 from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import TimeLimit
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, linalg, stats
+from strategies import examples
 
 from npg.envs.lqr import LQREnv
 from npg.gradcheck import check_gradient
@@ -124,7 +125,7 @@ def tangents(p, log_sigma):
 
 
 @pytest.mark.equation("4.18", "4.19")
-@settings(max_examples=200)
+@examples(200)
 @given(problems())
 def test_the_value_satisfies_the_bellman_equation(p):
     lqr = p.lqr
@@ -140,7 +141,7 @@ def test_the_value_satisfies_the_bellman_equation(p):
 
 
 @pytest.mark.equation("4.19", "4.21")
-@settings(max_examples=200)
+@examples(200)
 @given(problems())
 def test_value_and_second_moment_solve_scipys_lyapunov_equations(p):
     root = np.sqrt(p.lqr.gamma) * p.M
@@ -152,7 +153,7 @@ def test_value_and_second_moment_solve_scipys_lyapunov_equations(p):
 
 
 @pytest.mark.equation("4.18", "4.21")
-@settings(max_examples=200)
+@examples(200)
 @given(problems())
 def test_J_and_the_second_moment_are_their_sums_over_time(p):
     X, total = p.lqr.second_moment(p.K, p.sigma), np.zeros_like(p.lqr.S0)
@@ -165,7 +166,7 @@ def test_J_and_the_second_moment_are_their_sums_over_time(p):
 
 
 @pytest.mark.equation("4.21")
-@settings(max_examples=200)
+@examples(200)
 @given(problems())
 def test_both_forms_of_J_agree(p):
     X = p.lqr.second_moment(p.K, p.sigma)
@@ -187,7 +188,7 @@ def differences(p, log_sigma, method):
 
 @pytest.mark.equation("4.22", "4.23")
 @BOTH
-@settings(max_examples=200)
+@examples(200)
 @given(p=problems())
 def test_the_gradient_is_that_of_J_by_the_complex_step(p, log_sigma):
     assert differences(p, log_sigma, "complex").passed
@@ -195,7 +196,7 @@ def test_the_gradient_is_that_of_J_by_the_complex_step(p, log_sigma):
 
 @pytest.mark.equation("4.22", "4.23")
 @BOTH
-@settings(max_examples=200)
+@examples(200)
 @given(p=rotations(st.floats(0, 0.5)))
 def test_the_gradient_is_that_of_J_by_central_differences(p, log_sigma):
     """Where M is normal; where it is far from it, J bends too sharply for their step."""
@@ -204,7 +205,7 @@ def test_the_gradient_is_that_of_J_by_central_differences(p, log_sigma):
 
 @pytest.mark.equation("4.22", "4.23")
 @BOTH
-@settings(max_examples=200)
+@examples(200)
 @given(p=problems())
 def test_the_gradient_is_the_sum_over_time_of_the_derivatives_of_the_moments(p, log_sigma):
     dM, d_noise, d_cost, d_constant = map(np.array, zip(*tangents(p, log_sigma), strict=True))
@@ -242,7 +243,7 @@ def root(C):
 
 
 @pytest.mark.equation("4.22", "4.23")
-@settings(max_examples=200)
+@examples(200)
 @given(problems())
 def test_the_gradient_is_that_of_the_policy_gradient_theorem_with_the_scores_of_the_policy(p):
     """Σ_t γ^t E[∇log π(a|s) q(s, a)], exactly: the mean over actions is a quadratic function of s."""
@@ -267,7 +268,7 @@ def test_the_gradient_is_that_of_the_policy_gradient_theorem_with_the_scores_of_
 
 @pytest.mark.equation("4.24")
 @BOTH
-@settings(max_examples=200)
+@examples(200)
 @given(p=problems())
 def test_the_fisher_matrix_is_the_policys_averaged_over_all_states_to_come(p, log_sigma):
     """F(s) is quadratic in s: its mean is that over ±√X e_j, and F(0) makes up the total mass 1/(1 − γ)."""
@@ -281,7 +282,7 @@ def test_the_fisher_matrix_is_the_policys_averaged_over_all_states_to_come(p, lo
 
 
 @pytest.mark.equation("4.22", "4.23", "4.24")
-@settings(max_examples=200)
+@examples(200)
 @given(problems(least=0.1))
 def test_the_natural_gradient_does_not_see_where_the_states_are_nor_how_sigma_is_written(p):
     lqr = p.lqr
@@ -348,7 +349,7 @@ def test_sampled_episodes_have_the_return_the_gradient_and_the_fisher_matrix_of_
 
 
 @pytest.mark.equation("4.18")
-@settings(max_examples=200)
+@examples(200)
 @given(problems())
 def test_the_policy_is_normal_around_K_s_with_deviation_sigma(p):
     policy, d, m = p.lqr.policy(), len(p.lqr.A), len(p.sigma)
@@ -371,7 +372,7 @@ METHODS = ("value_matrix", "second_moment", "J", "gradient", "fisher")
 
 
 @pytest.mark.equation("4.20")
-@settings(max_examples=200)
+@examples(200)
 @given(rotations(INSIDE))
 def test_where_gamma_rho_squared_is_below_one_everything_is_finite_and_costs_are_costs(p):
     V, c = p.lqr.value_matrix(p.K, p.sigma)
@@ -387,7 +388,7 @@ def test_where_gamma_rho_squared_is_below_one_everything_is_finite_and_costs_are
 
 
 @pytest.mark.equation("4.20")
-@settings(max_examples=200)
+@examples(200)
 @given(rotations(OUTSIDE))
 def test_where_it_is_above_one_the_costs_of_the_steps_do_not_even_tend_to_zero_and_it_is_refused(p):
     """With positive definite Q and S0 every step costs at least κ w'S0 w (γ|λ|²)^t, w a left eigenvector of λ."""
@@ -435,7 +436,7 @@ def test_the_linear_equation_has_a_solution_where_the_value_is_infinite():
 # The best gain
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(problems(least=0.1))
 def test_the_optimal_gain_is_stationary_and_beats_every_other_for_any_noise_and_start(p):
     lqr, K = p.lqr, p.lqr.optimal_gain()
@@ -463,7 +464,7 @@ def test_the_optimal_gain_without_dynamics_to_use_is_zero(gamma):
 
 
 @pytest.mark.equation("4.25")
-@settings(max_examples=300)
+@examples(300)
 @given(st.floats(0.05, 0.99), st.floats(-0.95, 0.95), st.floats(0.05, 5), st.floats(0, 10))
 def test_the_lectures_problem_has_its_closed_forms_in_both_parametrisations(gamma, fraction, sigma, start):
     k = fraction / np.sqrt(gamma) - 1
@@ -481,7 +482,7 @@ def test_the_lectures_problem_has_its_closed_forms_in_both_parametrisations(gamm
 
 
 @pytest.mark.equation("4.25")
-@settings(max_examples=200)
+@examples(200)
 @given(st.floats(0.01, 0.99), st.floats(0.1, 5))
 def test_the_lectures_optimum_depends_on_gamma_alone(gamma, sigma):
     best = (1 - np.sqrt(1 + 4 * gamma**2)) / (2 * gamma)
@@ -515,7 +516,7 @@ def test_the_lectures_problem_in_numbers():
 
 
 @pytest.mark.equation("9.8", "9.9", "9.15")
-@settings(max_examples=200)
+@examples(200)
 @given(problems(size=1))
 def test_natural_field_is_the_same_in_sigma_and_its_logarithm_and_the_plain_one_is_not(p):
     lqr, K, sigma = replace(p.lqr, S0=p.lqr.S0 + 1), p.K, p.sigma[0]

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import strategies as S
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from strategies import examples
 
 from npg.lqr import LQR
 from npg.optimizers import OPTIMIZERS, Adam, Ascent, RMSProp, clip_norm, kl_step
@@ -262,7 +263,7 @@ deltas = st.sampled_from([1e-6, 1e-2, 1.0, 50.0])
 
 @pytest.mark.equation("9.1", "11.4")
 @given(S.generators, st.integers(1, 6), deltas)
-@settings(max_examples=200)
+@examples(200)
 def test_no_step_within_the_radius_climbs_higher_than_the_normalised_natural_one(rng, n, delta):
     G, g = metric(rng, n), rng.normal(size=n)
     u = np.linalg.solve(G, g)
@@ -278,7 +279,7 @@ def test_no_step_within_the_radius_climbs_higher_than_the_normalised_natural_one
 
 @pytest.mark.equation("9.1", "11.4")
 @given(S.generators, st.integers(1, 6), deltas)
-@settings(max_examples=200)
+@examples(200)
 def test_the_normalised_natural_step_satisfies_the_conditions_of_the_lagrangian(rng, n, delta):
     G, g = metric(rng, n), rng.normal(size=n)
     u = np.linalg.solve(G, g)
@@ -319,7 +320,7 @@ def test_the_best_of_all_small_steps_turns_into_the_direction_of_the_natural_gra
 
 @pytest.mark.equation("9.2")
 @given(S.generators, st.integers(2, 6), deltas, st.data())
-@settings(max_examples=200)
+@examples(200)
 def test_in_a_singular_metric_the_step_is_the_best_and_its_null_space_changes_nothing(rng, n, delta, data):
     rank = data.draw(st.integers(1, n - 1))
     G = metric(rng, n, rank)
@@ -351,7 +352,7 @@ def test_with_a_gradient_outside_the_range_of_the_metric_steps_within_the_radius
 
 @pytest.mark.equation("9.7")
 @given(S.generators, st.integers(1, 8), deltas, st.sampled_from([1e-100, 1e-8, 1.0, 1e8, 1e100]))
-@settings(max_examples=200)
+@examples(200)
 def test_whatever_the_direction_and_its_length_half_the_form_of_the_step_is_delta(rng, n, delta, size):
     G, u = metric(rng, n), size * rng.normal(size=n)
     step = kl_step(u, G @ u, delta)

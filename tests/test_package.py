@@ -31,6 +31,7 @@ def python(code: str, cwd: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("work", ["", "npg.lab.cli.main(['list'])"], ids=["import", "npg list"])
 def test_extras_are_not_imported_unless_used(work, tmp_path):
     extras = ["matplotlib", "tqdm", "pytest", "hypothesis", "mypy"]
@@ -40,6 +41,7 @@ def test_extras_are_not_imported_unless_used(work, tmp_path):
     assert out.splitlines()[-1] == "found []"
 
 
+@pytest.mark.process
 def test_importing_draws_no_random_numbers_makes_no_files_and_changes_no_settings(tmp_path):
     code = """
 import random, warnings
@@ -171,6 +173,7 @@ def test_imports_point_one_way_and_private_names_stay_at_home(module):
         assert not name[-1].startswith("_") or len(name) == 2 or name[-1] == "__version__", f"{module} imports {name}"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("module", MODULES)
 def test_each_module_can_be_imported_alone(module, tmp_path):
     name = module.removesuffix(".__init__")
@@ -189,6 +192,7 @@ def test_the_public_names_their_homes_and_their_types_are_the_same():
         assert getattr(npg, name) is (getattr(module, name) if home else module)
 
 
+@pytest.mark.process
 def test_a_name_that_is_none_is_refused_and_a_missing_dependency_is_not_taken_for_one(tmp_path):
     with pytest.raises(AttributeError, match="module 'npg' has no attribute 'nosuch'"):
         npg.nosuch  # noqa: B018
@@ -196,6 +200,7 @@ def test_a_name_that_is_none_is_refused_and_a_missing_dependency_is_not_taken_fo
     assert python(code, tmp_path) == "said\n"
 
 
+@pytest.mark.process
 def test_mypy_knows_the_public_names(tmp_path):
     (tmp_path / "user.py").write_text("import npg\nnpg.nosuch\nreveal_type(npg.Steps(1))\n")
     run = [sys.executable, "-m", "mypy", "--config-file", os.devnull, "--follow-imports=silent", "user.py"]
@@ -217,6 +222,7 @@ def test_the_changelog_knows_the_version():
     assert f"{npg.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.process
 def test_an_installation_holds_all_modules_and_the_types_and_nothing_else(tmp_path):
     def files(root: Path) -> set[str]:
         return {str(p.relative_to(root)) for p in root.rglob("*") if p.is_file() and "__pycache__" not in p.parts}

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import strategies as S
 from gymnasium import spaces
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import special, stats
-from strategies import layers
+from strategies import examples, layers
 
 from npg import features as F
 from npg.distributions import Categorical, DiagonalGaussian
@@ -425,7 +425,7 @@ def steps(draw):
 
 @pytest.mark.equation("9.3")
 @given(steps())
-@settings(max_examples=200)
+@examples(200)
 def test_both_divergences_are_half_the_fisher_form_and_terms_of_third_order_that_differ(case):
     i, step = case
     quadratic, third, fourth = expansion(i, step)
@@ -493,7 +493,7 @@ def test_fisher_of_each_state_is_the_covariance_of_the_score(i):
 
 @pytest.mark.equation("9.5")
 @given(steps(), st.data())
-@settings(max_examples=200)
+@examples(200)
 def test_the_mean_divergence_over_states_is_half_the_form_of_the_mean_fisher_matrix(case, data):
     i, step = case
     d = data.draw(S.positive_weights(len(i.a)))
@@ -507,7 +507,7 @@ def test_the_mean_divergence_over_states_is_half_the_form_of_the_mean_fisher_mat
 
 @pytest.mark.equation("9.5")
 @given(layers)
-@settings(max_examples=200)
+@examples(200)
 def test_the_divergence_of_whole_episodes_is_that_of_their_states_as_often_as_they_are_met(p):
     new = p.theta + p.rng.normal(size=len(p.theta))
     (traj, mass), (same, new_mass) = (enumerate_trajectories(p.mdp, p.policy, theta, 3) for theta in (p.theta, new))

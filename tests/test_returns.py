@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import strategies as S
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from npg.exact import TabularMDP, enumerate_trajectories
@@ -20,7 +20,7 @@ from npg.returns import (
     weighted_advantages,
 )
 
-theorem = settings(max_examples=200)
+theorem = S.examples(200)
 gammas = st.sampled_from([0.0, 0.3, 0.99, 1.0])
 
 

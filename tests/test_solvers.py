@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import strategies as S
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.sparse.linalg import cg as scipy_cg
 
@@ -20,7 +20,7 @@ from npg.policies import Policy
 from npg.solvers import backtracking_line_search, cholesky_solve, conjugate_gradient
 from npg.surrogates import Surrogate
 
-MANY = settings(max_examples=100)
+MANY = S.examples(100)
 EPS = np.finfo(float).eps
 NEVER = 1e-300  # a tolerance that is not met before max_iter
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import strategies as S
 from gymnasium import spaces
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from oracles import score, vector
 from scipy import special
-from strategies import layers
+from strategies import examples, layers
 
 from npg import features as F
 from npg.distributions import Categorical
@@ -20,7 +20,7 @@ from npg.optimizers import kl_step
 from npg.policies import GaussianLinear, Policy, SoftmaxLinear
 from npg.surrogates import Surrogate, minibatches, natural_step
 
-theorem = settings(max_examples=200)
+theorem = S.examples(200)
 ONE_STATE = SoftmaxLinear(F.Constant(), 2)
 
 
@@ -698,7 +698,7 @@ def test_theta_of_another_length_is_an_error_that_names_it(name):
 
 @pytest.mark.equation("9.6", "9.7")
 @given(S.instances(), st.floats(1e-4, 2.0))
-@settings(max_examples=200)
+@examples(200)
 def test_a_natural_step_has_its_radius_to_second_order_and_at_most_twice_as_much_in_truth(instance, delta):
     policy, theta, x, rng = instance.policy, instance.theta, instance.x, np.random.default_rng(0)
     u = rng.normal(size=policy.n_params)

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from strategies import problems, seeds
+from strategies import examples, problems, seeds
 
 import npg
 from npg.algorithms import Reinforce
@@ -23,7 +23,7 @@ from npg.values import ridge_least_squares
 
 gammas = st.sampled_from([0.0, 0.5, 0.9, 1.0])
 forms = st.sampled_from(["to_go", "total"])
-many = settings(max_examples=200)
+many = examples(200)
 
 
 def layered(rng: np.random.Generator, gamma: float, horizon: int, width: int, n_actions: int) -> TabularMDP:

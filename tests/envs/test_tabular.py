@@ -9,8 +9,9 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from strategies import examples
 
 from npg.envs.tabular import TabularEnv, TabularVectorEnv
 from npg.exact import TabularMDP
@@ -94,7 +95,7 @@ def reward(mdp, s, a, s2):
 limits = st.none() | st.integers(1, 6)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(problems(), st.integers(1, 4), limits)
 def test_the_vector_environment_is_gymnasiums_vector_of_scalar_ones_step_by_step(problem, n, limit):
     actions = problem.rng.integers(problem.mdp.n_actions, size=(25, n))
@@ -102,7 +103,7 @@ def test_the_vector_environment_is_gymnasiums_vector_of_scalar_ones_step_by_step
     assert_same(ours, theirs)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(problems(), limits, S.seeds)
 def test_one_column_is_the_scalar_environment_with_the_same_seed(problem, limit, seed):
     mdp = problem.mdp
@@ -219,7 +220,7 @@ def edges(rng):
     return np.concatenate([[0.0, np.nextafter(0, 1), 1e-300, 2.0**-53, BELOW_ONE], rng.random(50)])
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(problems())
 def test_a_uniform_number_becomes_the_state_where_the_distribution_function_reaches_it(problem):
     mdp, u = problem.mdp, edges(problem.rng)
@@ -273,7 +274,7 @@ def test_first_states_and_successors_have_the_frequencies_of_the_problem():
 # The collector
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(problems(episodic=True), st.integers(1, 4), st.integers(1, 8), st.integers(1, 6))
 def test_collected_episodes_are_valid_trajectories(problem, n, limit, episodes):
     mdp = problem.mdp

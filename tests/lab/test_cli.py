@@ -181,6 +181,7 @@ def test_two_runs_started_at_once_do_not_meet(npg_, monkeypatch):
     assert len(set(names)) == 2
 
 
+@pytest.mark.process
 def test_python_m_npg_is_the_command(npg_):
     process = start("list")
     assert (*process.communicate(), process.returncode) == (npg_("list")[1], "", 0)
@@ -536,6 +537,7 @@ LONG = {
 }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("env_id", LONG)
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_run_killed_at_random_moments_and_resumed_is_the_uninterrupted_run(env_id, kills, npg_):
@@ -557,6 +559,7 @@ def test_a_run_killed_at_random_moments_and_resumed_is_the_uninterrupted_run(env
     assert killed > 0
 
 
+@pytest.mark.process
 def test_ctrl_c_stops_with_one_line_that_says_how_to_go_on(npg_):
     process = start(*LONG["CartPole-v1"], "--out", "run")
     wait_for(Path("run") / "metrics.csv", process)

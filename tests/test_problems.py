@@ -5,8 +5,9 @@ from itertools import product
 import numpy as np
 import pytest
 import strategies as S
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from strategies import examples
 
 from npg.envs.tabular import TabularEnv
 from npg.exact import TabularMDP
@@ -42,7 +43,7 @@ def walked(mdp, s, *actions):
 
 
 @pytest.mark.equation("4.17")
-@settings(max_examples=200)
+@examples(200)
 @given(st.floats(1e-3, 1 - 1e-3))
 def test_the_corridor_has_its_closed_form_for_a_policy_that_cannot_tell_states_apart(p):
     mdp, theta = short_corridor(), logit(p)
@@ -91,7 +92,7 @@ def test_the_corridor_exchanges_its_actions_in_the_middle():
 # Random walks
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(st.integers(1, 30), st.floats(-3, 3), st.floats(-3, 3))
 def test_the_value_of_the_random_walk_is_linear_between_its_ends(n, left, right):
     mdp = random_walk(n, left, right)
@@ -136,7 +137,7 @@ def test_kakades_states_pay_one_and_two_for_staying_and_nothing_for_going():
     assert not two_state().terminal.any()
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(st.floats(0, 0.999))
 def test_the_best_of_kakades_policies_goes_to_the_second_state_and_stays_there(gamma):
     """At γ ≥ 1/2, where 2γ/(1 − γ) is at least 1/(1 − γ); below, it stays wherever it is."""
@@ -228,7 +229,7 @@ def test_the_rooms_begin_anywhere_but_at_the_goal(goal):
     np.testing.assert_array_equal(np.flatnonzero(mdp.terminal), [end])
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(st.integers(0, 103), st.floats(0.5, 0.95))
 def test_without_slip_the_best_value_in_the_rooms_is_gamma_to_the_distance(end, gamma):
     mdp = four_rooms(CELLS[end], slip=0.0, gamma=gamma)
@@ -257,7 +258,7 @@ garnets = st.fixed_dictionaries(
 ).map(lambda kwargs: kwargs | {"branching": min(kwargs["branching"], kwargs["n_states"])})
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(garnets)
 def test_each_action_of_a_garnet_leads_to_as_many_states_as_it_branches(kwargs):
     mdp = garnet(**kwargs)
@@ -274,7 +275,7 @@ def test_each_action_of_a_garnet_leads_to_as_many_states_as_it_branches(kwargs):
     assert mdp.gamma == kwargs["gamma"]
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(garnets)
 def test_a_garnet_is_a_function_of_its_seed(kwargs):
     mdp, again, other = (garnet(**kwargs | {"seed": kwargs["seed"] + k}) for k in (0, 0, 1))
