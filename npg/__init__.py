@@ -18,72 +18,46 @@ _HOMES = {
     ".trajectories": ("DivergenceError", "Episodes", "Steps", "Trajectories"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
-
-__all__ = [
-    "ALGORITHMS",
-    "DivergenceError",
-    "Episodes",
-    "GaussianLinear",
-    "History",
-    "Policy",
-    "SoftmaxLinear",
-    "Steps",
-    "Trajectories",
-    "algorithms",
-    "distributions",
-    "envs",
-    "estimators",
-    "evaluate",
-    "exact",
-    "features",
-    "gradcheck",
-    "lqr",
-    "make_agent",
-    "make_env",
-    "make_policy",
-    "make_vec",
-    "models",
-    "optimizers",
-    "policies",
-    "problems",
-    "returns",
-    "solvers",
-    "surrogates",
-    "traces",
-    "train",
-    "trajectories",
-    "values",
-]
+_MODULES = "algorithms baselines distributions envs estimators exact features gradcheck lqr models optimizers policies"
+_MODULES += " problems returns solvers surrogates traces trajectories values"
 
 if TYPE_CHECKING:
-    from . import (
-        algorithms,
-        distributions,
-        envs,
-        estimators,
-        exact,
-        features,
-        gradcheck,
-        lqr,
-        models,
-        optimizers,
-        policies,
-        problems,
-        returns,
-        solvers,
-        surrogates,
-        traces,
-        trajectories,
-        values,
-    )
-    from .algorithms import ALGORITHMS
-    from .envs import make_env, make_vec
-    from .lab.presets import make_agent
-    from .lab.runs import History
-    from .lab.training import evaluate, train
-    from .policies import GaussianLinear, Policy, SoftmaxLinear, make_policy
-    from .trajectories import DivergenceError, Episodes, Steps, Trajectories
+    from . import algorithms as algorithms
+    from . import baselines as baselines
+    from . import distributions as distributions
+    from . import envs as envs
+    from . import estimators as estimators
+    from . import exact as exact
+    from . import features as features
+    from . import gradcheck as gradcheck
+    from . import lqr as lqr
+    from . import models as models
+    from . import optimizers as optimizers
+    from . import policies as policies
+    from . import problems as problems
+    from . import returns as returns
+    from . import solvers as solvers
+    from . import surrogates as surrogates
+    from . import traces as traces
+    from . import trajectories as trajectories
+    from . import values as values
+    from .algorithms import ALGORITHMS as ALGORITHMS
+    from .envs import make_env as make_env
+    from .envs import make_vec as make_vec
+    from .lab.presets import make_agent as make_agent
+    from .lab.runs import History as History
+    from .lab.training import evaluate as evaluate
+    from .lab.training import train as train
+    from .policies import GaussianLinear as GaussianLinear
+    from .policies import Policy as Policy
+    from .policies import SoftmaxLinear as SoftmaxLinear
+    from .policies import make_policy as make_policy
+    from .trajectories import DivergenceError as DivergenceError
+    from .trajectories import Episodes as Episodes
+    from .trajectories import Steps as Steps
+    from .trajectories import Trajectories as Trajectories
 else:
+    __all__ = sorted([*_HOME, *_MODULES.split()])
 
     def __getattr__(name: str) -> Any:
         if name in _HOME:

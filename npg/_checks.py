@@ -42,5 +42,6 @@ def unit_interval(name: str, value: Any) -> None:
 
 def has_shape(name: str, array: Any, shape: tuple[int, ...], beside: str = "") -> None:
     """Raise ``ValueError`` unless ``array`` has this shape, that of what it goes with, ``beside``."""
-    if np.shape(array) != shape:
-        raise ValueError(f"{name} must have shape {shape}{beside and f' to go with {beside}'}, got {np.shape(array)}")
+    given = array.shape if isinstance(array, np.ndarray) else np.shape(array)
+    if given != shape:
+        raise ValueError(f"{name} must have shape {shape}{beside and f' to go with {beside}'}, got {given}")

@@ -13,7 +13,8 @@ Shapes: T steps, N trajectories, each a column that begins at t = 0 and holds on
 import numpy as np
 
 from ._checks import has_shape, unit_interval
-from ._typing import Array
+from ._typing import Array, Inputs
+from .features import rows
 from .policies import Policy
 from .returns import discounted_returns
 from .trajectories import Trajectories
@@ -77,13 +78,31 @@ def score_sums(psi: Array, weights: Array) -> Array:
     return np.einsum("tn,tnk->nk", weights, psi)
 
 
+def episode_scores(policy: Policy, theta: Array, x: Inputs, a: Array, w: Array, episode: Array) -> Array:
+    """Σ_t w_t ψ_t of each episode, ψ_t = ∇log π_θ(a_t|s_t), without a matrix of all scores: (M, n).
+
+    Parameters
+    ----------
+    policy, theta
+    x, a, w : B rows
+        With a weight for each.
+    episode : (B,) integers
+        The number of each row's episode, 0, …, M − 1.
+    """
+    sums = np.empty((episode.max() + 1, policy.n_params))
+    for i in range(len(sums)):
+        of_i = episode == i
+        sums[i] = policy.weighted_score(theta, rows(x, of_i), a[of_i], w[of_i])
+    return sums
+
+
 def total_return(psi: Array, traj: Trajectories, gamma: float, baseline: Array | float = 0.0) -> Array:
     """X = (G_0 − b) Σ_t ψ_t, Eqs. (1.5), (5.2): (N, n).
 
     The baseline is one number for all or one per trajectory, (N,), that depends on nothing after S_0.
     """
     G = _returns(traj, gamma)
-    return score_sums(psi, np.broadcast_to(G[0] - baseline, G.shape))
+    return score_sums(psi, np.broadcast_to(G[0] - baseline, G.shape))  # (1.5), (5.2)
 
 
 def reward_to_go(psi: Array, traj: Trajectories, gamma: float, baseline: Array | float = 0.0) -> Array:
@@ -92,7 +111,7 @@ def reward_to_go(psi: Array, traj: Trajectories, gamma: float, baseline: Array |
     Unbiased for every b_t that depends on nothing after S_t, Eq. (1.11). Neither this form nor the total return
     has always the smaller variance, Eq. (5.7).
     """
-    return score_sums(psi, _discount(traj, gamma) * (_returns(traj, gamma) - baseline))
+    return score_sums(psi, _discount(traj, gamma) * (_returns(traj, gamma) - baseline))  # (1.7), (5.3)
 
 
 def gpomdp(psi: Array, traj: Trajectories, gamma: float, baseline: Array | float = 0.0) -> Array:
@@ -106,69 +125,8 @@ def gpomdp(psi: Array, traj: Trajectories, gamma: float, baseline: Array | float
     X, z = np.zeros((2, *psi.shape[1:]))
     for k in range(len(psi)):
         z += psi[k]
-        X += r[k, :, None] * z
+        X += r[k, :, None] * z  # (5.4), (5.5)
     return X
-
-
-def _sum_of_others(a: Array) -> Array:
-    """Σ_{j≠i} a_j of each row, without subtracting: one large a_i would cancel the digits of the rest."""
-    sums = np.zeros_like(a)
-    sums[1:] += a[:-1].cumsum(axis=0)
-    sums[:-1] += a[:0:-1].cumsum(axis=0)[::-1]
-    return sums
-
-
-def optimal_baseline(
-    X: Array,
-    Psi: Array,
-    *,
-    probabilities: Array | None = None,
-    per_parameter: bool = False,
-    leave_one_out: bool = False,
-) -> Array:
-    """b* = E[X·Ψ]/E‖Ψ‖², which minimises tr Cov(X − bΨ) over constants b where E Ψ = 0, Eq. (5.8).
-
-    Parameters
-    ----------
-    X : (N, n)
-        Estimates without a baseline.
-    Psi : (N, n)
-        What b multiplies: Σ_t γ^t ψ_t with ``reward_to_go``, Σ_t ψ_t with ``total_return``.
-    probabilities : (N,), optional
-        Of the trajectories, where they were enumerated; 1/N each by default.
-    per_parameter : bool
-        b*_j = E[X_j Ψ_j]/E[Ψ_j²], one for each component of θ, Eq. (5.9).
-    leave_one_out : bool
-        Estimate b_i from the other trajectories, which keeps X_i − b_i Ψ_i unbiased, Eq. (5.10).
-
-    Returns
-    -------
-    () or (n,), with ``leave_one_out`` (N, 1) or (N, n)
-        So that X − b Ψ broadcasts. 0 where the denominator is 0.
-
-    Raises
-    ------
-    ValueError
-        If shapes differ, or ``leave_one_out`` comes with ``probabilities`` or with one trajectory.
-    """
-    X, Psi = np.asarray(X, dtype=float), np.asarray(Psi, dtype=float)
-    N = len(X)
-    if X.ndim != 2 or X.shape != Psi.shape or N == 0:
-        raise ValueError(f"X and Psi must have one shape (N, n), got {X.shape} and {Psi.shape}")
-    if leave_one_out and N < 2:
-        raise ValueError(f"leave_one_out needs at least 2 trajectories, got {N}")
-    if leave_one_out and probabilities is not None:
-        raise ValueError("probabilities must not be given with leave_one_out, which is for sampled trajectories")
-    numerator, denominator = X * Psi, Psi * Psi
-    if not per_parameter:
-        numerator, denominator = (a.sum(axis=1, keepdims=True) for a in (numerator, denominator))
-    if leave_one_out:
-        numerator, denominator = map(_sum_of_others, (numerator, denominator))
-    else:
-        p = np.full(N, 1 / N) if probabilities is None else np.asarray(probabilities)
-        numerator, denominator = p @ numerator, p @ denominator
-    b = np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator != 0)
-    return b if per_parameter or leave_one_out else b[0]
 
 
 def all_actions(policy: Policy, theta: Array, traj: Trajectories, gamma: float, q: Array) -> Array:
@@ -185,7 +143,7 @@ def all_actions(policy: Policy, theta: Array, traj: Trajectories, gamma: float, 
     """
     x, _, q = traj.rows(q)
     expected = _on_valid(traj, policy.all_actions(theta, x, q))
-    return score_sums(expected, np.broadcast_to(_discount(traj, gamma), traj.valid.shape))
+    return score_sums(expected, np.broadcast_to(_discount(traj, gamma), traj.valid.shape))  # (5.14)
 
 
 def action_baseline(
@@ -203,7 +161,7 @@ def action_baseline(
     """
     taken = np.take_along_axis(b, traj.actions[..., None], axis=2)[..., 0]
     X = reward_to_go(scores(policy, theta, traj), traj, gamma, taken)
-    return X + all_actions(policy, theta, traj, gamma, b) if corrected else X
+    return X + all_actions(policy, theta, traj, gamma, b) if corrected else X  # (5.13)
 
 
 def importance_ratios(policy: Policy, theta: Array, traj: Trajectories, behaviour_log_prob: Array) -> Array:
@@ -238,13 +196,13 @@ def importance_sampled(psi: Array, traj: Trajectories, gamma: float, ratios: Arr
         ``importance_ratios``.
     """
     has_shape("ratios", ratios, traj.rewards.shape)
-    return ratios.prod(axis=0)[:, None] * reward_to_go(psi, traj, gamma)
+    return ratios.prod(axis=0)[:, None] * reward_to_go(psi, traj, gamma)  # (6.16)
 
 
 def per_decision(psi: Array, traj: Trajectories, gamma: float, ratios: Array) -> Array:
     """Σ_t γ^t ρ_{0:t} ψ_t G^ρ_t, G^ρ the ``discounted_returns`` with ratios, Eqs. (6.17), (6.18); unbiased: (N, n)."""
-    weights = _discount(traj, gamma) * ratios.cumprod(axis=0) * _returns(traj, gamma, ratios)
-    return score_sums(psi, weights)
+    weights = _discount(traj, gamma) * ratios.cumprod(axis=0) * _returns(traj, gamma, ratios)  # (6.15)
+    return score_sums(psi, weights)  # (6.17)
 
 
 def first_order(psi: Array, traj: Trajectories, gamma: float, ratios: Array) -> Array:
@@ -254,7 +212,7 @@ def first_order(psi: Array, traj: Trajectories, gamma: float, ratios: Array) -> 
     policies.
     """
     has_shape("ratios", ratios, traj.rewards.shape)
-    return score_sums(psi, _discount(traj, gamma) * ratios * _returns(traj, gamma))
+    return score_sums(psi, _discount(traj, gamma) * ratios * _returns(traj, gamma))  # (6.21)
 
 
 def self_normalized(X: Array, ratios: Array) -> Array:
@@ -271,4 +229,4 @@ def self_normalized(X: Array, ratios: Array) -> Array:
     rho = ratios.prod(axis=0)
     if rho.sum() == 0:
         raise ValueError("ratios must not all be 0: no trajectory is possible under the target")
-    return rho @ X / rho.sum()
+    return rho @ X / rho.sum()  # (6.20)

@@ -73,9 +73,9 @@ def discounted_returns(
     returns = rewards + gamma * np.where(cut & ~terminated, bootstrap, 0.0)
     G = np.zeros(returns.shape[1])
     for t in reversed(range(len(returns))):
-        G = returns[t] + discount[t] * G
+        G = returns[t] + discount[t] * G  # (1.8), backwards
         returns[t] = G
-        G = ratios[t] * G
+        G = ratios[t] * G  # (6.18)
     return returns
 
 
@@ -96,37 +96,6 @@ def total_returns(start: Array, returns: Array) -> Array:
     T, N = returns.shape
     first_row = np.maximum.accumulate(np.where(start, np.arange(T)[:, None], 0), axis=0)
     return returns[first_row, np.arange(N)]
-
-
-def leave_one_out_mean(t: Array, returns: Array, total: bool = False) -> Array:
-    """b_{i,t}, the mean of the same return over the other episodes of the batch, Eq. (1.13).
-
-    The mean over all episodes would shrink the gradient by 1 − 1/M, Eq. (1.12).
-
-    Parameters
-    ----------
-    t : (B,) integers
-        Time within the episode, one row per transition, all rows of each episode present.
-    returns : (B,)
-        The return of each row.
-    total : bool
-        Whether ``returns`` are total returns, the same on all rows of an episode; otherwise they are
-        reward-to-go, and an episode that has ended before t counts with 0, its return from there on.
-
-    Returns
-    -------
-    (B,)
-
-    Raises
-    ------
-    ValueError
-        If there is only one episode.
-    """
-    episodes = np.count_nonzero(t == 0)
-    if episodes < 2:
-        raise ValueError(f"a leave-one-out mean needs at least 2 episodes in a batch, got {episodes}")
-    sums = np.bincount(t, weights=returns)
-    return ((sums[0] if total else sums[t]) - returns) / (episodes - 1)
 
 
 def n_step_returns(
@@ -168,7 +137,7 @@ def n_step_returns(
     for _ in range(min(n, len(rewards)) - 1):  # G_{t:t+n} = R_{t+1} + γ G_{t+1:t+n}
         later = successor.astype(returns.dtype)
         later[:-1][inside] = returns[1:][inside]
-        returns = rewards + gamma * later
+        returns = rewards + gamma * later  # (7.6)
     return returns
 
 
@@ -205,9 +174,8 @@ def lambda_returns(
     check_segment(gamma, lam, rewards=rewards, next_values=next_values, terminated=terminated, truncated=truncated)
     successor = np.where(terminated, 0.0, next_values)
     # A return with the discount γλ, of the rewards R_{t+1} + γ(1 − λ) v̂(S_{t+1}).
-    return discounted_returns(
-        np.asarray(rewards) + gamma * (1 - lam) * successor, terminated, truncated, gamma * lam, successor
-    )
+    r = np.asarray(rewards) + gamma * (1 - lam) * successor
+    return discounted_returns(r, terminated, truncated, gamma * lam, successor)  # (7.9)
 
 
 def gae(
@@ -249,8 +217,8 @@ def gae(
     """
     arrays = {"rewards": rewards, "values": values, "next_values": next_values}
     check_segment(gamma, lam, **arrays, terminated=terminated, truncated=truncated)
-    delta = rewards + gamma * np.where(terminated, 0.0, next_values) - values
-    return discounted_returns(delta, terminated, truncated, gamma * lam)
+    delta = rewards + gamma * np.where(terminated, 0.0, next_values) - values  # (7.1), (8.10)
+    return discounted_returns(delta, terminated, truncated, gamma * lam)  # (7.10), (7.20)
 
 
 def weighted_advantages(
@@ -282,8 +250,9 @@ def weighted_advantages(
     L = discounted_returns(np.ones(np.shape(rewards)), terminated, truncated, 1.0)
     advantages = np.zeros(L.shape)
     for n in range(1, len(L) + 1):
-        weight = np.where(n < L, (1 - lam) * lam ** (n - 1), np.where(n == L, lam ** (n - 1), 0.0))
-        advantages += weight * (n_step_returns(rewards, next_values, terminated, truncated, gamma, n) - values)
+        weight = np.where(n < L, (1 - lam) * lam ** (n - 1), np.where(n == L, lam ** (n - 1), 0.0))  # (7.8)
+        G = n_step_returns(rewards, next_values, terminated, truncated, gamma, n)
+        advantages += weight * (G - values)  # (7.19)
     return advantages
 
 
@@ -309,4 +278,4 @@ def normalized_advantages(A: Array, how: str | None, scale: float) -> Array:
     spread, centre = A.std(), A.mean() if how == "standardize" else 0.0
     if spread <= 1e-9 * max(np.abs(A).max(), scale):
         return np.zeros(len(A)) if how == "standardize" else A
-    return (A - centre) / spread
+    return (A - centre) / spread  # (11.15)

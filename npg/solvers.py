@@ -13,6 +13,8 @@ from ._checks import at_least, has_shape, is_number, positive
 from ._typing import Array
 
 EPS = float(np.finfo(float).eps)
+CG_TOL = 1e-8
+"""The relative tolerance of the methods that use conjugate gradient."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class CGResult:
     iterations: int
     converged: bool
     nonpositive_curvature: bool = False
+
+
+def damped(matvec: Callable[[Array], Array], kappa: float) -> Callable[[Array], Array]:
+    """v -> A v + κ v, Eq. (10.14)."""
+    return lambda v: matvec(v) + kappa * v  # (10.14)
 
 
 def conjugate_gradient(
@@ -108,21 +115,21 @@ def conjugate_gradient(
     norm = b_norm = float(np.linalg.norm(r))
     largest, iterations, nonpositive = 0.0, 0, False
     p, Mp, rz = np.zeros(b.shape), np.zeros(b.shape), np.inf
-    while norm > tol * b_norm and iterations < max_iter:
+    while norm > tol * b_norm and iterations < max_iter:  # (10.9)
         z = precondition(r)
         rz, rz_before = float(r @ z), rz
         if not rz > 0:
             raise ValueError(f"preconditioner must be positive definite, got rᵀM⁻¹r = {rz:g}")
-        p, Mp = z + rz / rz_before * p, r + rz / rz_before * Mp
+        p, Mp = z + rz / rz_before * p, r + rz / rz_before * Mp  # (10.12)
         Ap = product("matvec", matvec, p)
         curvature = float(p @ Ap)
         quotient = curvature / float(p @ Mp)
         largest = max(largest, quotient)
-        nonpositive = quotient <= len(b) * EPS * largest
+        nonpositive = quotient <= len(b) * EPS * largest  # (10.11)
         if nonpositive:
             break
-        alpha = rz / curvature
-        x, r = x + alpha * p, r - alpha * Ap
+        alpha = rz / curvature  # (10.2)
+        x, r = x + alpha * p, r - alpha * Ap  # (10.4)
         norm = float(np.linalg.norm(r))
         iterations += 1
     converged = norm <= tol * b_norm
@@ -240,7 +247,7 @@ def backtracking_line_search(
         for j in range(max_backtracks + 1):
             candidate = x + fraction * step
             improvement, bound = f(candidate) - before, constraint(candidate)
-            enough = improvement > 0 and improvement >= sufficient * fraction * slope
+            enough = improvement > 0 and improvement >= sufficient * fraction * slope  # (11.5)
             if enough and bound <= radius and np.isfinite(improvement):
                 return LineSearchResult(candidate, float(improvement), float(bound), j, True)
             fraction *= shrink

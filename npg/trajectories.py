@@ -85,6 +85,20 @@ class Trajectories:
         """The valid rows of x, of the actions, and of each of ``arrays`` (T, N, …): B rows, (B, …) each."""
         return rows(self.x, self.valid), self.actions[self.valid], *(array[self.valid] for array in arrays)
 
+    def step(self) -> tuple[Inputs, Array, Array, int]:
+        """Of one step of each environment (T = 1): x, the actions, which are valid, and how many: (N, …).
+
+        Raises
+        ------
+        ValueError
+            If none is valid.
+        """
+        valid = self.valid[0]
+        n = int(np.count_nonzero(valid))
+        if not n:
+            raise ValueError("nothing is learned from reset steps alone: pass over trajectories without a valid row")
+        return rows(self.x, 0), self.actions[0], valid, n
+
     def observations(self) -> tuple[Array, Array]:
         """S and S' of one step of each environment (T = 1), of which at least one is valid: (N, …).
 

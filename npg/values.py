@@ -52,7 +52,7 @@ def ridge_least_squares(x: Array, y: Array, ridge: float, centre: Array | None =
     try:
         if ridge == 0:
             return linalg.lstsq(x, y, cond=EPS * max(x.shape))[0]
-        return linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ y, assume_a="pos")
+        return linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ y, assume_a="pos")  # (1.14)
     except linalg.LinAlgError:
         raise ValueError(f"ridge must be larger where features are dependent, or 0, got {ridge!r}") from None
     except ValueError:
@@ -152,9 +152,9 @@ def lstd(
     with np.errstate(invalid="ignore", over="ignore"):
         for t in range(len(z)):
             z[t] = now = np.where(valid[t, :, None], gamma * lam * now + x[t], now)
-            now = np.where(cut[t, :, None], 0.0, now)
+            now = np.where(cut[t, :, None], 0.0, now)  # (8.10)
         difference = np.where(valid[..., None], x - gamma * np.where(terminated[..., None], 0.0, x_next), 0.0)
-        A = np.einsum("tni,tnj->ij", z, difference, optimize=True) + ridge * np.eye(z.shape[2])
+        A = np.einsum("tni,tnj->ij", z, difference, optimize=True) + ridge * np.eye(z.shape[2])  # (7.17)
         b = np.einsum("tni,tn->i", z, np.where(valid, rewards, 0.0), optimize=True)
     if not (np.isfinite(A).all() and np.isfinite(b).all()):
         raise FloatingPointError("the features or rewards of a least-squares fit are not finite")
@@ -212,7 +212,7 @@ def fitted_td(
     at_least("sweeps", sweeps, 1)
     successor = np.where(np.asarray(terminated)[:, None], 0.0, x_next)
     for _ in range(sweeps):
-        w = ridge_least_squares(x, rewards + gamma * successor @ w, ridge)
+        w = ridge_least_squares(x, rewards + gamma * successor @ w, ridge)  # (7.18)
     return w
 
 
@@ -266,6 +266,12 @@ class Value:
         v_next[valid] = self.value(w, traj.next_obs[valid])
         return x, v, v_next
 
+    def at_limits(self, w: Array, traj: Trajectories) -> Array:
+        """v̂(S_{t+1}) where a time limit cut the episode, 0 elsewhere: (T, N)."""
+        v_next = np.zeros(traj.rewards.shape)
+        v_next[traj.truncated] = self.value(w, traj.next_obs[traj.truncated])
+        return v_next
+
     def fit(self, w: Array, x: Array, G: Array, ridge: float) -> Array:
         """argmin Σ (wᵀx_i − G_i)² + κ‖w − w_old‖² from w_old = ``w``, x as the features return it: (d,)."""
         return ridge_least_squares(dense(x, self.features.n_features), G, ridge, w)
@@ -291,4 +297,4 @@ def clipped_error(v: Array, v_old: Array, G: Array, c: float | None) -> Array:
     if c is None:
         return G - v
     near = v.clip(v_old - c, v_old + c)
-    return np.where(np.abs(near - G) > np.abs(v - G), 0.0, G - v)
+    return np.where(np.abs(near - G) > np.abs(v - G), 0.0, G - v)  # (11.16)

@@ -1,9 +1,12 @@
 """What tests compute without the library: boxes and policies in plain NumPy, experience made by hand, and helpers."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
+from functools import partial
 from itertools import cycle, islice
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 from gymnasium import spaces
@@ -18,6 +21,7 @@ from npg.exact import TabularMDP, enumerate_trajectories
 from npg.lab.collect import Collector
 from npg.models import Linear
 from npg.policies import GaussianLinear, Policy, SoftmaxLinear
+from npg.solvers import backtracking_line_search
 from npg.traces import TRACES
 from npg.trajectories import Trajectories
 
@@ -111,10 +115,12 @@ def stream(case: Case, seed: int, steps: int = 16, columns: int = 1, resets: boo
 
 
 def collected(agent: Agent, env: Any, steps: int, seed: int = 0) -> Iterator[Trajectories]:
-    """Steps that the agent takes in an environment while it learns from them."""
+    """Steps that the agent takes in an environment while it learns from them, but for those that are resets alone."""
     collector, rng = Collector(env, seed), np.random.default_rng(seed)
     for _ in range(steps):
-        yield collector.collect(agent, agent.collect, rng)
+        traj = collector.collect(agent, agent.collect, rng)
+        if traj.valid.any():
+            yield traj
 
 
 def row_of(traj: Trajectories, n: int = 0, t: int = 0) -> Row | None:
@@ -628,3 +634,13 @@ def independent_features(p, d):
     """(S, d), far from linearly dependent on the S − 1 states that are not terminal, random in the terminal one."""
     q, _ = np.linalg.qr(p.rng.normal(size=(p.mdp.n_states - 1, d)))
     return np.vstack([q * p.rng.uniform(0.5, 2, size=d), p.rng.normal(size=d)])
+
+
+@contextmanager
+def turned(module: str, cg_tol: float | None = None, **search: float) -> Iterator[None]:
+    """Other constants of a method: the tolerance of conjugate gradient; η, c and the largest j of the line search."""
+    changed: dict[str, Any] = {} if cg_tol is None else {"CG_TOL": cg_tol}
+    if search:
+        changed["backtracking_line_search"] = partial(backtracking_line_search, **search)
+    with mock.patch.multiple(f"npg.algorithms.{module}", **changed):
+        yield

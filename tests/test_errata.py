@@ -402,7 +402,7 @@ def test_erratum_21():
         for b in (0, 1):
             G = np.array([1.0 - a, 1.0 - b])
             plain += 0.25 * (score[a] * (G[0] - G.mean()) + score[b] * (G[1] - G.mean())) / 2
-            baseline = npg.returns.leave_one_out_mean(np.zeros(2, dtype=int), G)
+            baseline = npg.baselines.leave_one_out_mean(np.zeros(2, dtype=int), G)
             left_out += 0.25 * ((G - baseline) @ score[[a, b]]) / 2
     assert left_out[0] == pytest.approx(0.25)
     assert plain[0] == pytest.approx(0.125)

@@ -6,6 +6,7 @@ import strategies as S
 from hypothesis import given
 from hypothesis import strategies as st
 
+from npg.baselines import leave_one_out_mean
 from npg.exact import TabularMDP, enumerate_trajectories
 from npg.features import OneHot
 from npg.policies import SoftmaxLinear
@@ -13,7 +14,6 @@ from npg.returns import (
     discounted_returns,
     gae,
     lambda_returns,
-    leave_one_out_mean,
     n_step_returns,
     normalized_advantages,
     total_returns,
@@ -47,7 +47,7 @@ def by_definition(rewards, terminated, truncated, gamma, bootstrap, t, n):
     raise AssertionError
 
 
-@pytest.mark.equation("1.1", "1.8")
+@pytest.mark.equation("1.1", "1.8", defining=True)
 @given(segments(), gammas)
 def test_return_is_the_discounted_sum_to_the_end_of_the_episode(segment, gamma):
     rewards, terminated, truncated, bootstrap = segment
@@ -94,7 +94,7 @@ def test_total_return_is_that_of_the_first_step_of_the_episode(lengths):
     assert total_returns(t == 0, returns).ravel().tolist() == expected.tolist()
 
 
-@pytest.mark.equation("1.13")
+@pytest.mark.equation("1.13", defining=True)
 @given(st.lists(st.integers(1, 6), min_size=2, max_size=6), st.booleans())
 def test_leave_one_out_mean_is_the_mean_over_the_other_episodes(lengths, total):
     rng = np.random.default_rng(len(lengths))
@@ -186,7 +186,7 @@ def equal(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.equation("7.6")
+@pytest.mark.equation("7.6", defining=True)
 @theorem
 @given(valued_segments(frozen=False), gammas, st.integers(1, 15))
 def test_n_step_return_is_n_rewards_and_a_value_and_stops_where_its_window_does(segment, gamma, n):
@@ -226,7 +226,8 @@ def test_a_time_limit_bootstraps_from_the_true_successor_and_a_termination_does_
     assert np.array_equal(lambda_returns(rewards, next_values, *flags, 0.5, 0.0), one_step)
 
 
-@pytest.mark.equation("7.8", "7.9")
+@pytest.mark.equation("7.8", defining=True)
+@pytest.mark.equation("7.9")
 @theorem
 @given(valued_segments(frozen=False), gammas, lams)
 def test_lambda_return_is_the_weighted_mean_of_n_step_returns(segment, gamma, lam):
@@ -235,7 +236,7 @@ def test_lambda_return_is_the_weighted_mean_of_n_step_returns(segment, gamma, la
     equal(actual, weighted_by_definition(segment, gamma, lam))
 
 
-@pytest.mark.equation("7.9")
+@pytest.mark.equation("7.9", defining=True)
 @theorem
 @given(valued_segments(frozen=False), gammas, lams)
 def test_lambda_return_follows_its_recursion(segment, gamma, lam):
@@ -262,7 +263,8 @@ def test_ends_of_the_lambda_return_are_the_one_step_return_and_the_whole_window(
     equal(lambda_returns(rewards, next_values, *flags, gamma, 1.0), whole)
 
 
-@pytest.mark.equation("7.10", "7.20")
+@pytest.mark.equation("7.10", defining=True)
+@pytest.mark.equation("7.20")
 @theorem
 @given(valued_segments(), gammas, lams)
 def test_lambda_return_minus_the_value_is_the_sum_of_td_errors_and_gae(segment, gamma, lam):
@@ -281,7 +283,7 @@ def test_the_sum_of_td_errors_needs_the_same_weights_in_all_terms():
     assert gae(rewards, values, next_values, flags, flags, 1.0, 1.0).ravel().tolist() == [1, -1]
 
 
-@pytest.mark.equation("7.19")
+@pytest.mark.equation("7.19", defining=True)
 @theorem
 @given(valued_segments(), gammas, st.integers(1, 15))
 def test_n_step_advantage_is_the_discounted_sum_of_n_td_errors(segment, gamma, n):
@@ -290,7 +292,7 @@ def test_n_step_advantage_is_the_discounted_sum_of_n_td_errors(segment, gamma, n
     equal(A, sums_of_td_errors(segment, gamma, gamma, n))
 
 
-@pytest.mark.equation("7.20")
+@pytest.mark.equation("7.20", defining=True)
 @theorem
 @given(valued_segments(), gammas, lams)
 def test_gae_is_the_exponentially_weighted_sum_of_n_step_advantages(segment, gamma, lam):
@@ -445,7 +447,7 @@ def test_mean_td_error_is_the_bellman_error(p):
         near(expectation(probability, delta, s0 == s), (r + p.mdp.gamma * P @ v_hat - v_hat)[s])
 
 
-@pytest.mark.equation("7.7")
+@pytest.mark.equation("7.7", defining=True)
 @theorem
 @given(S.problems(most=2), st.integers(1, 3), st.integers(1, 4))
 def test_bias_of_an_n_step_return_is_that_of_the_value_n_steps_later(p, horizon, n):
@@ -525,7 +527,7 @@ def mean_gae(p, horizon, v_hat, lam):
     return mean
 
 
-@pytest.mark.equation("7.21")
+@pytest.mark.equation("7.21", defining=True)
 @theorem
 @given(layers, lams)
 def test_bias_of_gae_over_whole_episodes_is_the_error_of_the_value_there_and_later(p, lam):
@@ -666,7 +668,7 @@ def test_flags_that_are_not_boolean_are_refused_by_name(f, name):
 batches = st.integers(2, 12).flatmap(S.reals).filter(lambda A: np.ptp(A) > 1e-3)
 
 
-@pytest.mark.equation("11.15")
+@pytest.mark.equation("11.15", defining=True)
 @given(batches)
 def test_standardised_advantages_have_mean_zero_and_deviation_one_and_keep_their_proportions(A):
     before, B = A.copy(), len(A)

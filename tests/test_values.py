@@ -20,7 +20,7 @@ from npg.trajectories import Trajectories
 from npg.values import LinearValue, clipped_error, fitted_td, least_mean_squares, lstd, ridge_least_squares
 
 
-@pytest.mark.equation("1.14")
+@pytest.mark.equation("1.14", defining=True)
 @given(st.integers(1, 6), st.integers(0, 2**32 - 1))
 def test_ridge_fit_is_the_least_squares_fit_of_the_rows_and_of_sqrt_kappa_rows(d, seed):
     rng = np.random.default_rng(seed)
@@ -181,7 +181,7 @@ def same_solution(w, expected, A):
     assert np.abs(w - expected).max() <= 2e-13 * np.linalg.cond(A) * (1 + np.abs(expected).max())
 
 
-@pytest.mark.equation("7.2")
+@pytest.mark.equation("7.2", defining=True)
 @given(layers, st.integers(1, 3))
 @examples(200)
 def test_monte_carlo_regression_on_all_episodes_is_the_projection_of_the_values(p, d):
@@ -212,7 +212,7 @@ def test_monte_carlo_regression_is_biased_for_finitely_many_episodes():
     assert sum(fit(T, U) / 2 ** (T + U) for T in lengths for U in lengths) == pytest.approx(5 / 3, abs=1e-9)
 
 
-@pytest.mark.equation("7.17")
+@pytest.mark.equation("7.17", defining=True)
 @given(recorded(), st.sampled_from([0.0, 0.5, 1.0]), lams, st.sampled_from([0.0, 0.3]))
 @examples(200)
 def test_lstd_solves_the_sums_over_all_rows(data, gamma, lam, ridge):
@@ -368,7 +368,7 @@ def test_no_rows_give_no_values():
     assert lstd(*data._replace(valid=~data.valid), 0.9, 0.5, 0.0).tolist() == [0]
 
 
-@pytest.mark.equation("7.18")
+@pytest.mark.equation("7.18", defining=True)
 @given(recorded(), st.integers(1, 4), seeds, st.sampled_from([0.1, 1.0]))
 def test_a_sweep_of_fitted_td_is_a_regression_on_the_target_of_the_last_weights(data, sweeps, seed, ridge):
     x, rewards, x_next, terminated = data.flat()
@@ -570,7 +570,7 @@ def value_loss(v, v_old, G, c):
     return 0.5 * max((v - G) ** 2, (v_c - G) ** 2)
 
 
-@pytest.mark.equation("11.16")
+@pytest.mark.equation("11.16", defining=True)
 @given(seeds, st.sampled_from([0.05, 0.2, 1.0, 5.0]))
 @examples(200)
 def test_clipped_error_is_minus_the_derivative_of_the_clipped_loss_away_from_its_kinks(seed, c):
@@ -645,3 +645,14 @@ def test_a_ridge_fit_that_does_not_fit_is_named():
         ridge_least_squares(np.ones((3, 1)), np.ones(3), -1.0)
     with pytest.raises(ValueError, match="x and y must have shapes"):
         ridge_least_squares(np.ones((3, 1)), np.ones(2), 1.0)
+
+
+@pytest.mark.equation("7.2", "1.14")
+def test_fits_of_action_values_are_fits_to_the_features_of_pairs():
+    rng = np.random.default_rng(0)
+    value, s, a = LinearValue(F.OneHot(3), 2), rng.integers(3, size=60), rng.integers(2, size=60)
+    G = rng.normal(size=60)
+    w = ridge_least_squares(value.x(s, a), G, 0.0)
+    table = np.array([[G[(s == i) & (a == j)].mean() for i in range(3)] for j in range(2)])
+    np.testing.assert_allclose(w.reshape(2, 3), table, atol=1e-13)
+    np.testing.assert_allclose(value.action_values(w, np.arange(3)), table.T, atol=1e-13)

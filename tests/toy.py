@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +11,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import npg
 from npg.algorithms import Agent
-from npg.algorithms.base import integer, number
+from npg.algorithms.base import integer, method, number
 from npg.features import dense
 from npg.optimizers import Adam
 
@@ -68,18 +67,18 @@ def raises_at(k: int, error: BaseException):
     return fault
 
 
-@dataclass
+@method
 class Toy(Agent):
     """Actor–critic with eligibility traces, one per column, Adam, and parameter noise: everything a state can hold.
 
     ``n`` steps of each of ``columns`` environments make an update; ``broken_at`` is the update that makes w infinite.
     """
 
-    n: int = integer(1, 1)
-    alpha: float = number(0.05, 0)
-    gamma: float = number(0.9, 0, 1)
-    lam: float = number(0.8, 0, 1)
-    broken_at: int = integer(0, 0)
+    n: int = integer(1, 1, doc="Steps of an update.")
+    alpha: float = number(0.05, 0, doc="α.")
+    gamma: float = number(0.9, 0, 1, doc="γ.")
+    lam: float = number(0.8, 0, 1, doc="λ.")
+    broken_at: int = integer(0, 0, doc="The update that makes w infinite.")
 
     learned: ClassVar[tuple[str, ...]] = ("theta", "w", "z", "z_w", "updates", "ascent")
 

@@ -2,8 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from dataclasses import MISSING, dataclass, field, fields
+from inspect import cleandoc
+from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 import numpy as np
 
@@ -11,47 +12,93 @@ from .._checks import is_integer, is_number
 from .._state import Stateful
 from .._typing import Array, Inputs, Rng
 from ..features import Features, Pair, describe
+from ..optimizers import OPTIMIZERS, Ascent
 from ..policies import Policy
 from ..returns import gae
-from ..trajectories import Episodes, Steps, Trajectories
+from ..trajectories import ONE_STEP, Episodes, Steps, Trajectories
 from ..values import LinearValue
 
-
-def _setting(default: Any, allowed: Callable[[Any], bool], expected: str, **more: Any) -> Any:
-    return field(default=default, kw_only=True, metadata={"allowed": allowed, "expected": expected} | more)
+T = TypeVar("T", bound="type[Agent]")
 
 
-def number(default: float | None, low: float = -np.inf, high: float = np.inf, optional: bool = False) -> Any:
+# Settings: a value, what else it may be, and what it is
+
+
+def _setting(default: Any, allowed: Callable[[Any], bool], expected: str, doc: str, **more: Any) -> Any:
+    return field(default=default, kw_only=True, metadata={"allowed": allowed, "expected": expected, "doc": doc} | more)
+
+
+def number(
+    default: float | None, low: float = -np.inf, high: float = np.inf, *, doc: str, optional: bool = False
+) -> Any:
     """A setting that is a finite number in [low, high], or, if ``optional``, None."""
-
     expected = f"a number in [{low:g}, {high:g}]" if high < np.inf else f"a number of at least {low:g}"
     expected += ", or None" if optional else ""
-    return _setting(default, lambda value: (optional and value is None) or is_number(value, low, high), expected)
+    return _setting(default, lambda value: (optional and value is None) or is_number(value, low, high), expected, doc)
 
 
-def integer(default: int, low: int) -> Any:
+def integer(default: int, low: int, *, doc: str) -> Any:
     """A setting that is an integer of at least ``low``."""
-
-    return _setting(default, lambda value: is_integer(value, low), f"an integer of at least {low}")
-
-
-def features(kind: str) -> Any:
-    """A setting that is features of the observation: of this kind for a Box by default, one-hot for Discrete."""
-    return field(metadata={"features": kind, "expected": f"features, {kind} (one-hot if Discrete) by default"})
+    return _setting(default, lambda value: is_integer(value, low), f"an integer of at least {low}", doc)
 
 
-def choice(*options: Any) -> Any:
+def choice(*options: Any, doc: str) -> Any:
     """A setting that is one of ``options``, the first by default."""
 
     def allowed(value: Any) -> bool:
         return any(type(value) is type(option) and value == option for option in options)
 
-    return _setting(options[0], allowed, f"one of {', '.join(map(str, options))}", options=options)
+    return _setting(options[0], allowed, f"one of {', '.join(map(str, options))}", doc, options=options)
+
+
+def features(kind: str, *, doc: str) -> Any:
+    """A setting that is features of the observation: of this kind for a Box by default, one-hot for Discrete."""
+    expected = f"features, {kind} (one-hot if Discrete) by default"
+    return field(metadata={"features": kind, "expected": expected, "doc": doc})
+
+
+def gamma() -> Any:
+    """The discount."""
+    return number(0.99, 0, 1, doc="Discount γ.")
+
+
+def optimizer(*options: str) -> Any:
+    """Which of ``npg.optimizers`` takes the steps."""
+    return choice(*options, doc="What takes the steps along gradients: ``npg.optimizers``.")
+
+
+def normalization(*options: str | None) -> Any:
+    """How advantages are normalised over a batch, Eq. (11.15)."""
+    return choice(*options, doc="Divide Â by its deviation over the rows; standardize: shift it to mean 0 too.")
+
+
+def radius() -> Any:
+    """The length of a natural step, ½ΔᵀFΔ with F undamped, Eq. (9.7)."""
+    doc = "δ, the divergence of a step in nats to second order; one of more than 2δ in truth is halved. None steps αu."
+    return number(0.01, 1e-12, optional=True, doc=doc)
+
+
+def held_ridge() -> Any:
+    """The ridge of a critic that is fitted to one batch after another, Eq. (1.14)."""
+    return number(1.0, 0, doc="κ_w, how much the critic's fit to a batch holds on to the w before it.")
+
+
+@dataclass_transform()
+def method(cls: T) -> T:
+    """Make the class of a method a dataclass, and say in its docstring what its settings are."""
+    dataclass(cls)
+    parameters = ""
+    for f in fields(cls):
+        if "expected" in f.metadata:
+            default = "" if f.default is MISSING else f"; {f.default!r} by default"
+            parameters += f"\n{f.name} : {f.metadata['expected']}{default}\n    {f.metadata['doc']}"
+    cls.__doc__ = f"{cleandoc(cls.__doc__ or '')}\n\nParameters\n----------\npolicy : npg.Policy{parameters}\n"
+    return cls
 
 
 @dataclass
 class Agent(Stateful, ABC):
-    """Base of the methods: a policy, its θ, and the settings, which are the fields of the dataclass.
+    """Base of the methods: a policy, its θ, and the settings, which are the fields of the class.
 
     A method defines ``collect`` (what one update learns from), ``update``, ``learned`` (the names of what it
     learns), and ``init`` if it learns more than θ.
@@ -88,8 +135,12 @@ class Agent(Stateful, ABC):
         return cls.__module__.rpartition(".")[2]
 
     def init(self, rng: Rng, columns: int = 1) -> None:
-        """Set all that is learned to its initial value, traces for ``columns`` environments, averaged by Eq. (8.9)."""
+        """Set all that is learned to its initial value, with traces for ``columns`` parallel environments."""
         self.theta = self.policy.init(rng)
+
+    def ascending(self, n: int, alpha: float) -> Ascent:
+        """The optimiser that the setting names, for n parameters."""
+        return OPTIMIZERS[self.optimizer](n, alpha)
 
     def act(self, obs: Array, rng: Rng, explore: bool = True) -> tuple[Array, Inputs]:
         """Actions for a batch of observations, sampled or (``explore=False``) the most probable, and x."""
@@ -100,9 +151,9 @@ class Agent(Stateful, ABC):
 
     @abstractmethod
     def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
-        """Learn from ``traj``; return diagnostics, the same keys every time."""
+        """Learn from ``traj``, in which at least one row is valid; return diagnostics, the same keys every time."""
 
-    def diagnostics(self, x: Inputs, theta_old: Array | None = None, **values: Any) -> dict[str, float]:
+    def diagnostics(self, x: Inputs, theta_old: Array | None = None, /, **values: Any) -> dict[str, float]:
         """``values`` as numbers, with means over the rows x, in nats: the entropy, and the divergence from θ_old."""
         if theta_old is not None:
             values["kl"] = self.policy.kl(theta_old, self.theta, x).mean()
@@ -129,10 +180,10 @@ class Agent(Stateful, ABC):
 class AdvantageAgent(Agent):
     """Base of the methods that learn from T steps of N environments by advantages with a linear critic v̂(s; w)."""
 
-    value_features: Features = features("polynomial")
-    gamma: float = number(0.99, 0, 1)
-    n_steps: int = integer(128, 2)
-    lam: float = number(0.95, 0, 1)
+    value_features: Features = features("polynomial", doc="x of the critic v̂(s; w) = wᵀx(s).")
+    gamma: float = gamma()
+    n_steps: int = integer(128, 2, doc="T, steps of each environment per update.")
+    lam: float = number(0.95, 0, 1, doc="λ of the advantages, Eq. (7.20).")
 
     learned: ClassVar[tuple[str, ...]] = ("theta", "w")
     num_envs: ClassVar[int] = 16
@@ -151,6 +202,31 @@ class AdvantageAgent(Agent):
     def advantages(self, traj: Trajectories) -> tuple[Inputs, Array, Array, Array, Array]:
         """Of the valid rows: x, the actions, the critic's features, v̂(S_t, w), and Â_t, Eq. (7.20)."""
         x_v, v, v_next = self.v.on(self.w, traj)
-        A = gae(traj.rewards, v, v_next, traj.terminated, traj.truncated, self.gamma, self.lam)
-        x, a, v, A = traj.rows(v, A)
+        x, a, v, A = traj.rows(v, self.estimate(traj, v, v_next))
         return x, a, x_v, v, A
+
+    def estimate(self, traj: Trajectories, v: Array, v_next: Array) -> Array:
+        """Â_t from the values of S_t and S_{t+1}: (T, N)."""
+        return gae(traj.rewards, v, v_next, traj.terminated, traj.truncated, self.gamma, self.lam)  # (7.20)
+
+
+@dataclass
+class OnlineAgent(Agent):
+    """Base of the methods that learn from one step of each environment at a time, with a linear critic."""
+
+    value_features: Features = features("polynomial", doc="x of the critic v̂(s; w) = wᵀx(s).")
+    alpha: float = number(0.01, 0, doc="Step size α of θ; to be divided by the number of tilings, Eq. (7.22).")
+    alpha_w: float = number(0.05, 0, doc="Step size α_w of w, likewise.")
+
+    @property
+    def collect(self) -> Steps:
+        """One step."""
+        return ONE_STEP
+
+    def restart(self, traj: Trajectories) -> None:
+        """I ← 1 and z_θ ← 0 where an episode has ended, by termination or by a time limit, and in reset steps."""
+        ends = traj.terminated[0] | traj.truncated[0] | ~traj.valid[0]
+        if np.count_nonzero(ends):
+            for name, start in (("I", 1), ("z", 0)):
+                if name in self.learned:
+                    getattr(self, name)[ends] = start  # (8.10)

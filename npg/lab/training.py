@@ -60,14 +60,16 @@ def updates(
     DivergenceError
         If an update or an action meets numbers that are not finite.
     """
+    diagnostics: Row = {}
     while True:
         request = agent.collect
         try:
             traj = collector.collect(agent, request, rng_act, cut=cut(request))
-            diagnostics = agent.update(traj, rng_update)
+            n = int(np.count_nonzero(traj.valid))  # of reset steps alone there is nothing to learn
+            diagnostics = agent.update(traj, rng_update) if n else dict.fromkeys(diagnostics, 0.0)
         except (DivergenceError, FloatingPointError) as error:
             raise DivergenceError(f"{error}, at step {steps}; {ADVICE}") from None
-        steps += int(np.count_nonzero(traj.valid))
+        steps += n
         yield steps, diagnostics
 
 

@@ -70,7 +70,8 @@ def box(case, theta, w, rows, *, gamma, alpha, alpha_w, lam_theta, lam_w, trace,
         yield theta, w
 
 
-@pytest.mark.equation("7.1", "7.11", "7.13", "7.14", "8.7", "8.10")
+@pytest.mark.equation("8.7", "8.10", defining=True)
+@pytest.mark.equation("7.1", "7.11", "7.13", "7.14")
 @pytest.mark.parametrize(("kind", "trace"), KINDS_AND_TRACES)
 @given(seeds, st.booleans(), st.sampled_from([0.0, 0.7, 1.0]), st.sampled_from([0.0, 0.9, 1.0]))
 @examples(15)
@@ -167,7 +168,8 @@ def frozen_sums(agent, steps):
     return sums["theta"], sums["critic.w"]
 
 
-@pytest.mark.equation("7.20", "8.8", "8.10")
+@pytest.mark.equation("8.8", defining=True)
+@pytest.mark.equation("7.20", "8.10")
 @pytest.mark.parametrize("kind", CASES)
 @given(seeds, st.booleans(), lams)
 @examples(10)
@@ -199,7 +201,8 @@ def mean_over_episodes(p, v, lam, **setting):
     return sum(q * frozen_sums(agent, steps_of(episodes[i]))[0] for i, q in enumerate(probability))
 
 
-@pytest.mark.equation("8.1", "8.8")
+@pytest.mark.equation("8.1", defining=True)
+@pytest.mark.equation("8.8")
 @given(layers, lams)
 @examples(200)
 def test_with_the_exact_critic_the_mean_is_the_gradient_for_every_decay(p, lam):

@@ -55,7 +55,8 @@ def box(case, theta, w, rows, *, gamma, alpha, alpha_w, outer_discount):
         yield theta, w.ravel()
 
 
-@pytest.mark.equation("5.14", "8.5", "8.10")
+@pytest.mark.equation("8.5", defining=True)
+@pytest.mark.equation("5.14", "8.10")
 @pytest.mark.parametrize("kind", DISCRETE)
 @given(seeds, st.booleans())
 @examples(20)

@@ -98,7 +98,8 @@ def check_box(kind, seed, **changed):
         np.testing.assert_allclose(agent.theta, theta, rtol=0, atol=1e-10 * np.abs(theta).max())
 
 
-@pytest.mark.equation("1.8", "7.6", "7.8", "7.9", "7.19", "7.20", "8.10", "8.11")
+@pytest.mark.equation("8.11", defining=True)
+@pytest.mark.equation("1.8", "7.6", "7.8", "7.9", "7.19", "7.20", "8.10")
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("kind", CASES)
 @given(seeds, st.integers(1, 3), st.integers(1, 3), st.booleans())

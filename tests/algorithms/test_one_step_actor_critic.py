@@ -58,7 +58,8 @@ def box(case, theta, w, rows, *, gamma, alpha, alpha_w, outer_discount):
         yield theta, w
 
 
-@pytest.mark.equation("7.1", "7.3", "8.6", "8.10")
+@pytest.mark.equation("8.6", defining=True)
+@pytest.mark.equation("7.1", "7.3", "8.10")
 @pytest.mark.parametrize("kind", CASES)
 @given(seeds, st.booleans())
 @examples(20)
@@ -111,7 +112,7 @@ def test_with_the_exact_critic_the_mean_over_an_episode_is_the_gradient(p):
     np.testing.assert_allclose(mean_step(p, p.mdp.value(p.policy, p.theta)), gradient, rtol=0, atol=size)
 
 
-@pytest.mark.equation("8.2")
+@pytest.mark.equation("8.2", defining=True)
 @given(problems())
 @examples(200)
 def test_with_a_wrong_critic_the_mean_has_the_bias_of_the_successors_value(p):

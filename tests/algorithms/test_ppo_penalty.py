@@ -120,7 +120,7 @@ def test_the_box_is_met_on_all_three_branches():
 # The rule for β
 
 
-@pytest.mark.equation("11.12")
+@pytest.mark.equation("11.12", defining=True)
 @pytest.mark.parametrize("kind", ["one-hot", "gaussian"])
 def test_beta_is_halved_below_the_band_doubled_above_it_and_kept_within(kind):
     (traj,) = batches(CASES[kind], 0, count=1)
@@ -265,27 +265,6 @@ def test_the_penalty_acts_from_the_second_step_on(kind, seed, beta):
 @pytest.mark.equation("11.15")
 def test_with_normalised_advantages_the_scale_of_rewards_does_not_matter():
     check_the_scale_of_rewards_does_not_matter(PPOPenalty, **SETTINGS | {"normalize": "standardize", "alpha": 0.05})
-
-
-@pytest.mark.equation("11.15")
-def test_the_critic_is_fitted_to_returns_that_are_not_normalised():
-    agents = [made(PPOPenalty, CASES["dense"], 0, **SETTINGS | {"normalize": how}) for how in (None, "standardize")]
-    for traj in batches(CASES["dense"], 0):
-        for agent in agents:
-            agent.update(traj, np.random.default_rng(0))
-        assert np.array_equal(agents[0].w, agents[1].w)
-    assert not np.array_equal(agents[0].theta, agents[1].theta)
-
-
-def test_where_there_is_nothing_to_learn_theta_stays_and_beta_is_halved():
-    agent = made(PPOPenalty, CASES["one-hot"], 0, **SETTINGS | {"normalize": "standardize", "optimizer": "adam"})
-    agent.w[:] = 0
-    theta, (traj,) = agent.theta.copy(), batches(CASES["one-hot"], 0, count=1)
-    traj.rewards[:] = 0
-    diagnostics = agent.update(traj, np.random.default_rng(0))
-    assert np.array_equal(agent.theta, theta)
-    assert not agent.w.any()
-    assert (diagnostics["kl"], diagnostics["beta"]) == (0, 0.75)
 
 
 def test_a_collected_run_is_its_box_line_by_line():

@@ -134,7 +134,8 @@ def test_collected_episodes_have_the_probabilities_of_the_product_formula():
     assert np.abs(z).max() < 6
 
 
-@pytest.mark.equation("1.1", "1.3", "1.4", "1.5")
+@pytest.mark.equation("1.3", "1.4", defining=True)
+@pytest.mark.equation("1.1", "1.5")
 @many
 @given(seeds, gammas)
 def test_total_return_update_has_the_gradient_of_the_objective_as_its_mean(seed, gamma):
@@ -168,7 +169,7 @@ def test_policy_gradient_theorem(problem):
     assert close(field(mdp, policy, theta, mdp.gamma), numerical)
 
 
-@pytest.mark.equation("1.10")
+@pytest.mark.equation("1.10", defining=True)
 @many
 @given(seeds, gammas)
 def test_without_the_outer_discount_states_are_weighed_by_undiscounted_visits(seed, gamma):
@@ -247,7 +248,7 @@ def test_least_squares_without_ridge_takes_the_shortest_of_all_solutions():
     assert np.allclose(ridge_least_squares(x, y, 1e-10), [1, 1])
 
 
-@pytest.mark.equation("1.15")
+@pytest.mark.equation("1.15", defining=True)
 @many
 @given(seeds, gammas, st.sampled_from([0.0, 0.5]))
 def test_fitting_to_the_same_batch_has_the_bias_of_the_hat_matrix(seed, gamma, ridge):
@@ -362,7 +363,7 @@ def test_incremental_fit_is_the_box_of_the_book_line_by_line(fit, limit):
     assert np.isclose(diagnostics["advantage_std"], np.std(deltas), rtol=1e-12)
 
 
-@pytest.mark.equation("5.10")
+@pytest.mark.equation("5.10", defining=True)
 @pytest.mark.parametrize("settings", [{}, {"outer_discount": False}, {"returns": "total"}], ids=str)
 def test_update_with_the_optimal_constant_is_its_formula_written_out(settings):
     agent = perturbed(cartpole_agent(gamma=0.9, baseline="optimal", **settings))

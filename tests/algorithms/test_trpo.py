@@ -1,5 +1,6 @@
 """TRPO against its box, its guarantee over whole runs; and what the tests of all trust-region methods are made of."""
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ from oracles import (
     repeated,
     scores,
     split,
+    turned,
 )
 from scipy.optimize import brentq
 from strategies import examples, problems, seeds
@@ -62,8 +64,8 @@ def fisher_matrix(policy, theta, X):
 
 # TRPO and its box
 
-SETTINGS = {"gamma": 0.8, "lam": 0.7, "ridge": 0.5, "delta": 0.02, "damping": 1e-2, "cg_iterations": 3, "cg_tol": 1e-9}
-SETTINGS |= {"sufficient": 0.1, "shrink": 0.5, "max_backtracks": 10}
+SETTINGS = {"gamma": 0.8, "lam": 0.7, "ridge": 0.5, "delta": 0.02, "damping": 1e-2, "cg_iterations": 3}
+CONSTANTS = {"cg_tol": 1e-8, "sufficient": 0.1, "shrink": 0.5, "max_backtracks": 10}
 
 
 def conjugate_gradients(A, b, iterations, tol):
@@ -103,16 +105,18 @@ def box(case, theta, w, traj, direct=False, *, gamma, lam, ridge, delta, damping
 
 def check_box(kind, seed, direct=False, **changed):
     """Two updates, so that what is kept from one to the next counts; which j they took."""
+    turn = {name: changed.pop(name) for name in CONSTANTS if name in changed}
     case, setting, taken = CASES[kind], SETTINGS | changed, []
     agent = made(TRPO, case, seed, **setting)
     theta, w = agent.theta.copy(), agent.w.copy()
     for traj in batches(case, seed):
-        theta, w, j = box(case, theta, w, traj, direct, **setting)
-        diagnostics = agent.update(traj, np.random.default_rng(0))
+        theta, w, j = box(case, theta, w, traj, direct, **setting, **CONSTANTS | turn)
+        with turned("trpo", **turn) if turn else nullcontext():
+            diagnostics = agent.update(traj, np.random.default_rng(0))
         near(agent.theta, theta)
         near(agent.w, w)
         assert diagnostics["accepted"] == (j is not None)
-        assert diagnostics["backtracks"] == (setting["max_backtracks"] if j is None else j)
+        assert diagnostics["backtracks"] == ((CONSTANTS | turn)["max_backtracks"] if j is None else j)
         taken += [j]
     return taken
 
@@ -153,10 +157,11 @@ def test_the_box_is_met_with_every_outcome_of_the_search(changed, j):
 @examples(20)
 def test_without_damping_the_step_solves_the_quadratic_model(seed, kind):
     case, delta = CASES[kind], 1e-4
-    agent = made(TRPO, case, seed, gamma=0.8, delta=delta, damping=0.0, cg_iterations=200, cg_tol=1e-14)
+    agent = made(TRPO, case, seed, gamma=0.8, delta=delta, damping=0.0, cg_iterations=200)
     theta, w, (traj,) = agent.theta, agent.w, batches(case, seed, count=1)
     b = batch_of(*case[:2], traj, w, gamma=0.8, lam=agent.lam)
-    c = 0.5 ** agent.update(traj, np.random.default_rng(0))["backtracks"]
+    with turned("trpo", cg_tol=1e-14):
+        c = 0.5 ** agent.update(traj, np.random.default_rng(0))["backtracks"]
     step, fisher = (agent.theta - theta) / c, fisher_matrix(case.policy, theta, b.X)
     g = np.mean(b.A[:, None] * scores(case.policy, theta, b.X, b.a), axis=0)
     multiplier = np.sqrt(g @ np.linalg.pinv(fisher, rcond=1e-10, hermitian=True) @ g / (2 * delta))
@@ -192,7 +197,7 @@ RUNS = {
 }
 
 
-def follow(make_env, seed: int, count: int = 12, **setting) -> list[Update]:
+def follow(make_env, seed: int, count: int = 12, max_backtracks: int = 10, **setting) -> list[Update]:
     """What each of ``count`` updates did, without the library's surrogate, divergence or Fisher matrix."""
     env = make_env()
     agent = npg.make_agent("trpo", env, n_steps=96, **{"delta": 0.05, "damping": 1e-3, "cg_iterations": 10} | setting)
@@ -201,7 +206,8 @@ def follow(make_env, seed: int, count: int = 12, **setting) -> list[Update]:
     for traj in collected(agent, env, count, seed):
         policy, theta = agent.policy, agent.theta.copy()
         b = batch_of(policy, agent.value_features, traj, agent.w, gamma=agent.gamma, lam=agent.lam)
-        told = agent.update(traj, np.random.default_rng(0))
+        with turned("trpo", max_backtracks=max_backtracks):
+            told = agent.update(traj, np.random.default_rng(0))
         p = density(policy, theta, b.X, b.a)
 
         def divergence_and_gain(new, policy=policy, theta=theta, b=b, p=p):
@@ -211,22 +217,22 @@ def follow(make_env, seed: int, count: int = 12, **setting) -> list[Update]:
         D, gain = divergence_and_gain(agent.theta)
         assert told["kl"] == pytest.approx(D, rel=1e-9, abs=1e-15)
         assert told["improvement"] == pytest.approx(gain, rel=1e-9, abs=1e-12 * np.abs(b.A).max())
-        accepted, j, c = bool(told["accepted"]), int(told["backtracks"]), agent.shrink
+        accepted, j, c = bool(told["accepted"]), int(told["backtracks"]), CONSTANTS["shrink"]
         if accepted:
             step = (agent.theta - theta) / c**j
             g = np.mean(b.A[:, None] * scores(policy, theta, b.X, b.a), axis=0)
             slope = g @ step
             assert D <= agent.delta * (1 + 1e-12)
-            assert gain >= agent.sufficient * c**j * slope * (1 - 1e-9)
+            assert gain >= CONSTANTS["sufficient"] * c**j * slope * (1 - 1e-9)
             assert slope > 0
             assert gain > 0
             # In the random walk log-odds reach 1000, which costs seven digits of the step's own.
             assert step @ fisher_matrix(policy, theta, b.X) @ step / 2 == pytest.approx(agent.delta, rel=1e-7)
             for i in range(j):  # each longer one was refused for a reason
                 D_i, gain_i = divergence_and_gain(theta + c**i * step)
-                assert D_i > agent.delta * (1 - 1e-9) or gain_i < agent.sufficient * c**i * slope * (1 + 1e-9)
+                assert D_i > agent.delta * (1 - 1e-9) or gain_i < CONSTANTS["sufficient"] * c**i * slope * (1 + 1e-9)
         else:
-            assert j == agent.max_backtracks
+            assert j == max_backtracks
             assert np.array_equal(agent.theta, theta)
         found += [Update(accepted, j, D, gain)]
     env.close()
@@ -258,10 +264,11 @@ def test_in_whole_runs_steps_are_accepted_at_once_after_backtracking_and_not_at_
 @pytest.mark.equation("11.5")
 @pytest.mark.parametrize("kind", ["one-hot", "dense", "gaussian"])
 def test_a_refused_step_leaves_theta_as_it_is_and_the_critic_is_fitted(kind):
-    refused = made(TRPO, CASES[kind], 0, **SETTINGS | {"delta": 3.0, "sufficient": 0.99, "max_backtracks": 0})
+    refused = made(TRPO, CASES[kind], 0, **SETTINGS | {"delta": 3.0})
     accepted = made(TRPO, CASES[kind], 0, **SETTINGS)
     theta, w, (traj,) = refused.theta.copy(), refused.w.copy(), batches(CASES[kind], 0, count=1)
-    diagnostics = refused.update(traj, np.random.default_rng(0))
+    with turned("trpo", sufficient=0.99, max_backtracks=0):
+        diagnostics = refused.update(traj, np.random.default_rng(0))
     assert accepted.update(traj, np.random.default_rng(0))["accepted"] == 1
     assert np.array_equal(refused.theta, theta)
     assert not np.array_equal(refused.w, w)
@@ -327,7 +334,7 @@ def test_the_step_that_the_bound_allows_raises_the_return_a_little():
     assert mdp.J(aliased(q)) - mdp.J(aliased(p)) == pytest.approx(8.6e-7, abs=5e-9)
 
 
-@pytest.mark.equation("11.3")
+@pytest.mark.equation("11.3", defining=True)
 @given(problems(discounted=True))
 @examples(200)
 def test_maximising_the_bound_along_a_line_never_lowers_the_return(p):
@@ -398,10 +405,11 @@ def test_the_full_step_of_the_bandit_has_the_divergences_of_the_chapter(p, full,
 
 @pytest.mark.equation("11.6")
 def test_the_radius_is_one_of_the_divergence_from_the_old_policy_to_the_new():
-    agent = TRPO(*ONE_STATE[:2], delta=0.01, damping=0.0, shrink=0.999, max_backtracks=200)
+    agent = TRPO(*ONE_STATE[:2], delta=0.01, damping=0.0)
     agent.init(np.random.default_rng(0))
     agent.theta = np.array([log_odds(0.1), 0.0])
-    diagnostics = agent.update(bandit((1.0, 0.0), [1, 9]), np.random.default_rng(0))
+    with turned("trpo", shrink=0.999, max_backtracks=200):
+        diagnostics = agent.update(bandit((1.0, 0.0), [1, 9]), np.random.default_rng(0))
     q = first_probability(agent)
     edges = [brentq(lambda q, D=D: D(q) - 0.01, 0.1, 0.9) for D in (lambda q: kl(0.1, q), lambda q: kl(q, 0.1))]
     assert edges == pytest.approx([0.14768, 0.14495], abs=5e-6)

@@ -202,11 +202,11 @@ def test_features_of_ones_own_train_but_cannot_be_kept_in_a_run_directory(tmp_pa
 class Settings:
     """One field of each kind, outside any method."""
 
-    in_range = number(0.5, 0, 1)
-    unbounded = number(0.0)
-    count = integer(3, 1)
-    word = choice("a", "b")
-    flag = choice(False, True)
+    in_range = number(0.5, 0, 1, doc="A.")
+    unbounded = number(0.0, doc="B.")
+    count = integer(3, 1, doc="C.")
+    word = choice("a", "b", doc="D.")
+    flag = choice(False, True, doc="E.")
     allows = staticmethod(lambda setting, value: setting.metadata["allowed"](value))
 
 
