@@ -196,7 +196,7 @@ class TabularMDP:
         return solution
 
     def _action_value(self, v: Array) -> Array:
-        return self.expected_reward + self.gamma * (self.P @ v)
+        return self.expected_reward + self.gamma * (self.P @ v)  # (4.1)
 
     def _values_to_go(self, pi: Array, horizon: int) -> Iterator[tuple[Array, Array]]:
         """q_h and v_h for h = 1, …, horizon, Eq. (4.14)."""
@@ -204,13 +204,13 @@ class TabularMDP:
         v = np.zeros(self.n_states)
         for _ in range(horizon):
             q = self._action_value(v)
-            v = (pi * q).sum(axis=1)
+            v = (pi * q).sum(axis=1)  # (4.14)
             yield q, v
 
     def _evaluate(self, pi: Array, horizon: int | None) -> tuple[Array, Array]:
         """q_π and v_π, of the next ``horizon`` steps if given."""
         if horizon is None:
-            v = self._solve(self._system(pi, self.gamma), (pi * self.expected_reward).sum(axis=1))
+            v = self._solve(self._system(pi, self.gamma), (pi * self.expected_reward).sum(axis=1))  # (4.2)
             return self._action_value(v), v
         *_, last = self._values_to_go(pi, horizon)
         return last
@@ -230,7 +230,8 @@ class TabularMDP:
 
     def J(self, policy: Policy | Array, theta: Array | None = None, horizon: int | None = None) -> float:
         """J = ρ_0ᵀ v_π, Eq. (4.3), the objective Eq. (1.1); J_H of the first ``horizon`` steps, Eq. (4.14)."""
-        return self.rho0 @ self.value(policy, theta, horizon)  # type: ignore[return-value]
+        v: Any = self.value(policy, theta, horizon)
+        return self.rho0 @ v  # (1.1), (4.3)
 
     def visitation(
         self,
@@ -253,9 +254,9 @@ class TabularMDP:
         gamma = self.gamma if gamma is None else gamma
         unit_interval("gamma", gamma)
         pi = self.policy_matrix(policy, theta)
-        d = self._solve(self._system(pi, gamma), self.rho0, transposed=True)
+        d = self._solve(self._system(pi, gamma), self.rho0, transposed=True)  # (4.4)
         d[~_reached(self._chain(pi) != 0, self.rho0 > 0) | (d.real < 0)] = 0  # there d is rounding
-        return d / d.sum() if normalized else d
+        return d / d.sum() if normalized else d  # (4.5)
 
     def state_marginals(self, policy: Policy | Array, theta: Array | None = None, *, horizon: int) -> Array:
         """Pr(S_t = s) for t = 0, …, horizon, terminal states included, Eq. (4.6): (horizon + 1, S).
@@ -267,7 +268,7 @@ class TabularMDP:
         p = np.empty((horizon + 1, self.n_states), dtype=chain.dtype)
         p[0] = self.rho0
         for t in range(horizon):
-            p[t + 1] = p[t] @ chain
+            p[t + 1] = p[t] @ chain  # (4.6)
         return p
 
     def stationary_distribution(self, policy: Policy | Array, theta: Array | None = None) -> Array:
@@ -291,7 +292,7 @@ class TabularMDP:
         equations = chain[np.ix_(recurrent, recurrent)].T - np.eye(recurrent.sum())
         equations[0] = 1  # the balance of one state follows from the others; Σ μ = 1 takes its place
         mu = np.zeros(self.n_states, dtype=chain.dtype)
-        mu[recurrent] = linalg.lu_solve(_factorised(equations), np.eye(len(equations))[0])
+        mu[recurrent] = linalg.lu_solve(_factorised(equations), np.eye(len(equations))[0])  # (4.7)
         return mu
 
     def gradient(self, policy: Policy, theta: Array, horizon: int | None = None) -> Array:
@@ -304,10 +305,10 @@ class TabularMDP:
             factors = self._system(pi, self.gamma)
             q = self._action_value(self._solve(factors, (pi * self.expected_reward).sum(axis=1)))
             d = self._solve(factors, self.rho0, transposed=True)
-            return policy.all_actions_gradient(theta, x, q, d)
+            return policy.all_actions_gradient(theta, x, q, d)  # (1.9), (4.9)
         q_to_go = [q for q, _ in self._values_to_go(pi, horizon)]
         p = self.state_marginals(policy, theta, horizon=horizon)
-        dq = sum(self.gamma**t * p[t, :, None] * q_to_go[horizon - t - 1] for t in range(horizon))
+        dq = sum(self.gamma**t * p[t, :, None] * q_to_go[horizon - t - 1] for t in range(horizon))  # (4.15)
         return policy.all_actions_gradient(theta, x, np.asarray(dq), np.ones(self.n_states))
 
     def value_jacobian(self, policy: Policy, theta: Array) -> Array:
@@ -317,12 +318,12 @@ class TabularMDP:
         d_pi = softmax_jacobian @ policy.model.jacobian(theta, x)  # (S, A, n)
         factors = self._system(pi, self.gamma)
         q = self._action_value(self._solve(factors, (pi * self.expected_reward).sum(axis=1)))
-        return self._solve(factors, np.einsum("sa,san->sn", q, d_pi))
+        return self._solve(factors, np.einsum("sa,san->sn", q, d_pi))  # (4.8)
 
     def fisher(self, policy: Policy, theta: Array, *, normalized: bool = False) -> Array:
         """F(θ) = Σ_s d_γ(s) F_s(θ) under the exact visitation, Eq. (4.11): (n, n)."""
         x = self.features(policy)
-        return policy.fisher(theta, x, self.visitation(policy, theta, normalized=normalized))
+        return policy.fisher(theta, x, self.visitation(policy, theta, normalized=normalized))  # (4.11)
 
     def natural_gradient(self, policy: Policy, theta: Array, *, normalized: bool = False) -> Array:
         """F⁺∇J, the shortest solution of F u = ∇J, Eqs. (4.12), (4.13), (9.6): (n,).
@@ -348,8 +349,9 @@ class TabularMDP:
         d = self.visitation(policy, theta)
         psi = policy.score(theta, rows(x, s), a)
         weight = np.sqrt(d[s] * pi[s, a])
-        u = np.linalg.lstsq(weight[:, None] * psi, weight * self.advantage(policy, theta)[s, a], rcond=1e-12)[0]
-        return u * d.sum() if normalized else u
+        a_pi = self.advantage(policy, theta)[s, a]
+        u = np.linalg.lstsq(weight[:, None] * psi, weight * a_pi, rcond=1e-12)[0]  # (4.12), (8.3), (9.11)
+        return u * d.sum() if normalized else u  # (9.12)
 
     def td_fixed_point(
         self, policy: Policy | Array, theta: Array | None = None, *, x: Array, lam: float = 0.0
@@ -388,7 +390,7 @@ class TabularMDP:
         x = x * ~self.terminal[:, None]
         factors = self._system(pi, self.gamma * lam)
         weighted = (d[:, None] * x).T
-        A = weighted @ self._solve(factors, x - self.gamma * chain @ x)
+        A = weighted @ self._solve(factors, x - self.gamma * chain @ x)  # (7.4), (7.16)
         b = weighted @ self._solve(factors, (pi * self.expected_reward).sum(axis=1))
         return np.linalg.lstsq(A, b)[0]
 
@@ -397,7 +399,7 @@ class TabularMDP:
         chain, r = self._chain(pi), (pi * self.expected_reward).sum(axis=1)
         mu = self._stationary(chain)
         average = mu @ r
-        return mu, average, linalg.solve(np.eye(self.n_states) - chain + mu, r - average)  # each row of 1μᵀ is μ
+        return mu, average, linalg.solve(np.eye(self.n_states) - chain + mu, r - average)  # (8.15); rows of 1μᵀ are μ
 
     def average_reward(self, policy: Policy | Array, theta: Array | None = None) -> float:
         """r(π) = Σ_s μ(s) Σ_a π(a|s) R(s, a), the reward per step in the long run, Eq. (8.15).
@@ -431,7 +433,7 @@ class TabularMDP:
         """
         mu, average, v = self._differential(self.policy_matrix(policy, theta))
         q = self.expected_reward - average + self.P @ v
-        return policy.all_actions_gradient(theta, self.features(policy), q, mu)
+        return policy.all_actions_gradient(theta, self.features(policy), q, mu)  # (8.16)
 
     def surrogate(self, new: Array, old: Array) -> float:
         """L_old(new) = J(old) + Σ_s d_old(s) Σ_a new(a|s) a_old(s, a), Eqs. (6.2), (6.3).
@@ -443,8 +445,8 @@ class TabularMDP:
         new, old : (S, A)
             Policies as matrices, which ``policy_matrix`` makes.
         """
-        new, (q, v) = self.policy_matrix(new), self._evaluate(self.policy_matrix(old), None)
-        return self.rho0 @ v + self.visitation(old) @ (new * (q - v[:, None])).sum(axis=1)
+        new = self.policy_matrix(new)
+        return self.J(old) + self.visitation(old) @ (new * self.advantage(old)).sum(axis=1)  # (6.2)
 
     def lower_bound(self, new: Array, old: Array) -> float:
         """J(new) ≥ L_old(new) − 4εγα²/(1−γ)², α = max_s TV(new, old), ε = max |a_old|, Eqs. (6.8)–(6.11), (6.13).
@@ -461,7 +463,7 @@ class TabularMDP:
         new, old = self.policy_matrix(new), self.policy_matrix(old)
         alpha = total_variation(new, old)[~self.terminal].max()
         epsilon = np.abs(self.advantage(old)).max()
-        return self.surrogate(new, old) - 4 * epsilon * self.gamma * alpha**2 / (1 - self.gamma) ** 2
+        return self.surrogate(new, old) - 4 * epsilon * self.gamma * alpha**2 / (1 - self.gamma) ** 2  # (6.10)
 
 
 def total_variation(p: Array, q: Array) -> Array:
@@ -470,7 +472,7 @@ def total_variation(p: Array, q: Array) -> Array:
     Some coupling of p and q agrees with probability 1 − TV, and none more often, Eq. (6.5). Means of f under p
     and q differ by at most 2 TV max|f|, Eq. (6.7).
     """
-    return np.abs(np.asarray(p) - q).sum(axis=-1) / 2
+    return np.abs(np.asarray(p) - q).sum(axis=-1) / 2  # (6.4)
 
 
 def enumerate_trajectories(
@@ -533,7 +535,7 @@ def enumerate_trajectories(
         )
         branch = first_child[state[parent]] + sibling
         taken = [earlier[parent] for earlier in taken] + [branch]
-        probability = probability[parent] * step[source[branch], action[branch], successor[branch]]
+        probability = probability[parent] * step[source[branch], action[branch], successor[branch]]  # (1.2), (4.16)
         state = successor[branch]
 
     branches_taken = np.array(taken)

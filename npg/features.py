@@ -279,7 +279,7 @@ class Fourier(_BoxFeatures):
     def __call__(self, obs: Array) -> Array:
         """(B, …) -> (B, d)."""
         u = (self.scaled(obs) + 1) / 2
-        return np.cos(np.pi * (u @ self.coefficients.T))
+        return np.cos(np.pi * (u @ self.coefficients.T))  # (3.14)
 
 
 @dataclass(frozen=True)
@@ -319,7 +319,7 @@ class RBF(_BoxFeatures):
         width = self.width or 1 / (self.n_centres - 1)
         distance2 = ((u[:, None, :] - self.centres) ** 2).sum(axis=-1)
         x = np.ones((len(u), self.n_features))
-        x[:, :-1] = np.exp(-distance2 / (2 * width**2))
+        x[:, :-1] = np.exp(-distance2 / (2 * width**2))  # (3.15)
         return x
 
 
@@ -358,7 +358,7 @@ class RandomFourier(_BoxFeatures):
     def __call__(self, obs: Array) -> Array:
         """(B, …) -> (B, D)."""
         omega, b = self._omega_and_b
-        return np.sqrt(2 / self.n_features) * np.cos(self.scaled(obs) @ omega.T + b)
+        return np.sqrt(2 / self.n_features) * np.cos(self.scaled(obs) @ omega.T + b)  # (3.16)
 
 
 _MULTIPLIER = 0x9E3779B97F4A7C15  # 2⁶⁴ over the golden ratio, and odd: multiplication loses nothing
@@ -441,7 +441,7 @@ class TileCoding(_BoxFeatures):
         most = np.array([K * n for n in self._n], dtype=float)
         # Five roundings lose less than this adds: a state on a boundary is in the tile above, as in exact arithmetic.
         per_unit = most / (2 * half_width) * (1 + 4 * np.finfo(float).eps)
-        displacement = np.arange(K)[:, None] * (2 * np.arange(q) + 1) % K
+        displacement = np.arange(K)[:, None] * (2 * np.arange(q) + 1) % K  # (7.22), K o_ji
         if self.table_size is None:
             strides = [math.prod(n + 1 for n in self._n[i + 1 :]) for i in range(q)]
         else:

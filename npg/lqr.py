@@ -94,8 +94,8 @@ class LQR:
             raise ValueError(f"K must be finite, got {K.tolist()}")
         if not (sigma.real > 0).all():
             raise ValueError(f"sigma must be positive, got {sigma}")
-        M = self.A + self.B @ K
-        growth = self.gamma * np.abs(np.linalg.eigvals(M)).max() ** 2
+        M = self.A + self.B @ K  # (4.18)
+        growth = self.gamma * np.abs(np.linalg.eigvals(M)).max() ** 2  # (4.20)
         if not growth < 1:
             raise ValueError(
                 f"K = {K.tolist()} is unstable: γ ρ(A + BK)² must be below 1 for J to be finite, got {growth:g}"
@@ -111,13 +111,13 @@ class LQR:
     def value_matrix(self, K: Array, sigma: Array) -> tuple[Array, Any]:
         """V (d, d) and c of v(s) = −sᵀV s − c, Eq. (4.19)."""
         K, sigma, M, noise = self._closed_loop(K, sigma)
-        V = self._discounted(M.T, self.Q + K.T @ self.R @ K)
+        V = self._discounted(M.T, self.Q + K.T @ self.R @ K)  # (4.19)
         return V, (np.diag(self.R) @ sigma**2 + self.gamma * np.trace(V @ noise)) / (1 - self.gamma)
 
     def second_moment(self, K: Array, sigma: Array) -> Array:
         """X = Σ_t γ^t E[s_t s_tᵀ], Eq. (4.21): (d, d)."""
         K, sigma, M, noise = self._closed_loop(K, sigma)
-        return self._discounted(M, self.S0 + self.gamma / (1 - self.gamma) * noise)
+        return self._discounted(M, self.S0 + self.gamma / (1 - self.gamma) * noise)  # (4.21)
 
     def J(self, K: Array, sigma: Array) -> Any:
         """J = −tr(V S_0) − c, Eqs. (4.21), (4.25)."""
@@ -128,8 +128,8 @@ class LQR:
         """[∇_K J.ravel(), ∇ J with respect to log σ], or to σ, Eqs. (4.22), (4.23), (4.25): (m d + m,)."""
         V, _ = self.value_matrix(K, sigma)
         curvature = self.R + self.gamma * self.B.T @ V @ self.B
-        by_K = -2 * (curvature @ K + self.gamma * self.B.T @ V @ self.A) @ self.second_moment(K, sigma)
-        by_sigma = -2 * np.asarray(sigma) * np.diag(curvature) / (1 - self.gamma)
+        by_K = -2 * (curvature @ K + self.gamma * self.B.T @ V @ self.A) @ self.second_moment(K, sigma)  # (4.22)
+        by_sigma = -2 * np.asarray(sigma) * np.diag(curvature) / (1 - self.gamma)  # (4.23)
         return np.append(by_K, by_sigma * sigma if log_sigma else by_sigma)
 
     def fisher(self, K: Array, sigma: Array, *, log_sigma: bool = True) -> Array:
@@ -139,7 +139,7 @@ class LQR:
         """
         X, sigma = self.second_moment(K, sigma), np.asarray(sigma)
         by_sigma = 2 / (1 - self.gamma) * (np.ones_like(sigma) if log_sigma else 1 / sigma**2)
-        return linalg.block_diag(np.kron(np.diag(1 / sigma**2), X), np.diag(by_sigma))
+        return linalg.block_diag(np.kron(np.diag(1 / sigma**2), X), np.diag(by_sigma))  # (4.24)
 
     def optimal_gain(self) -> Array:
         """K of the best policy, from the Riccati equation; the best σ is 0: (m, d).

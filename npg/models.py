@@ -61,8 +61,8 @@ class Linear:
         x = self._single(x)
         W = theta.reshape(self.n_outputs, self.n_features)
         if x.dtype.kind in "iu":
-            return np.add.reduce(W.take(x.astype(np.intp, copy=False), axis=1), axis=-1).T
-        return x @ W.T
+            return np.add.reduce(W.take(x.astype(np.intp, copy=False), axis=1), axis=-1).T  # (3.13)
+        return x @ W.T  # (3.1)
 
     def vjp(self, theta: Array, x: Inputs, u: Array) -> Array:
         """Σ_i J_iᵀ u_i = vec(Uᵀ X), Eqs. (3.2), (3.4), (3.13): (n,)."""
@@ -72,7 +72,7 @@ class Linear:
             flat = self._first_columns + x.astype(np.intp)[:, None, :]  # (B, k, j)
             np.add.at(grad, flat.ravel(), np.repeat(u.ravel(), x.shape[1]))
             return grad
-        return (u.T @ x).ravel()
+        return (u.T @ x).ravel()  # (3.4)
 
     def jvp(self, theta: Array, x: Inputs, v: Array) -> Array:
         """J_i v = V x_i for each row, Eq. (3.2): (B, k)."""
@@ -95,7 +95,7 @@ class Linear:
     def jacobian(self, theta: Array, x: Inputs) -> Array:
         """J = I_k ⊗ xᵀ for each row, Eq. (3.2), for reading and tests: (B, k, n)."""
         x = dense(self._single(x), self.n_features)
-        J = np.einsum("ij,bd->bijd", np.eye(self.n_outputs), x)
+        J = np.einsum("ij,bd->bijd", np.eye(self.n_outputs), x)  # (3.2)
         return J.reshape(len(x), self.n_outputs, self.n_params)
 
 

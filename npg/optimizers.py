@@ -82,7 +82,7 @@ class RMSProp(Ascent):
     def step(self, theta: Array, g: Array) -> Array:
         """The new θ: (n,)."""
         self.v = self.beta2 * self.v + (1 - self.beta2) * g**2
-        return theta + self.alpha * g / np.sqrt(self.v + self.epsilon)
+        return theta + self.alpha * g / np.sqrt(self.v + self.epsilon)  # (8.14)
 
 
 def clip_norm(g: Array, c: float | None) -> Array:
@@ -91,7 +91,7 @@ def clip_norm(g: Array, c: float | None) -> Array:
     if c is None or not np.isfinite(scale) or scale == 0:
         return g
     norm = scale * np.linalg.norm(g / scale)  # the squares of a large g would overflow
-    return g if norm <= c else g / scale * (c * scale / norm)
+    return g if norm <= c else g / scale * (c * scale / norm)  # (8.13)
 
 
 def kl_step(u: Array, Fu: Array, delta: float) -> Array:
@@ -103,7 +103,9 @@ def kl_step(u: Array, Fu: Array, delta: float) -> Array:
     scale = np.abs(u).max(initial=0.0) or 1.0  # the squares of a tiny or huge u would not be numbers
     u, Fu = u / scale, Fu / scale
     curvature = u @ Fu
-    return np.zeros_like(u) if curvature <= len(u) * EPS * (u @ u) else np.sqrt(2 * delta / curvature) * u
+    if curvature <= len(u) * EPS * (u @ u):
+        return np.zeros_like(u)
+    return np.sqrt(2 * delta / curvature) * u  # (9.1), (9.2), (9.7), (11.4)
 
 
 OPTIMIZERS: dict[str, type[Ascent]] = {"ascent": Ascent, "adam": Adam, "rmsprop": RMSProp}

@@ -92,12 +92,12 @@ class Policy:
         eta = self.eta(theta, x)
         self.distribution.check_actions(np.asarray(a), len(eta))
         psi = np.zeros((len(eta), self.n_params), dtype=eta.dtype)
-        self.accumulate_score(psi, theta, x, np.asarray(a), np.ones(len(eta)))
+        self.accumulate_score(psi, theta, x, np.asarray(a), np.ones(len(eta)))  # (3.5), (3.6), (3.7), (3.8)
         return psi
 
     def accumulate_score(self, z: Array, theta: Array, x: Inputs, a: Array, w: Array) -> None:
         """z_i ← z_i + w_i ∇θ log π_θ(a_i|s_i) in place, for the traces z (B, n) of online methods, Eq. (8.7)."""
-        self.model.accumulate(theta, z, x, w[:, None] * self.distribution.score(self.eta(theta, x), a))
+        self.model.accumulate(theta, z, x, w[:, None] * self.distribution.score(self.eta(theta, x), a))  # (3.3)
 
     def weighted_score(self, theta: Array, x: Inputs, a: Array, w: Array) -> Array:
         """Σ_i w_i ∇θ log π_θ(a_i|s_i), Eq. (3.4): (n,).
@@ -106,7 +106,7 @@ class Policy:
         """
         eta = self.eta(theta, x)
         u = self.distribution.score(eta, self._actions(eta, a))
-        return self.model.vjp(theta, x, self._weights(eta, w) * u)
+        return self.model.vjp(theta, x, self._weights(eta, w) * u)  # (3.4)
 
     def all_actions(self, theta: Array, x: Inputs, q: Array) -> Array:
         """Σ_a q(s_i, a) ∇θ π_θ(a|s_i) of each row, Eqs. (4.10), (5.14), for reading and tests: (B, n).
@@ -128,14 +128,14 @@ class Policy:
     def all_actions_gradient(self, theta: Array, x: Inputs, q: Array, w: Array) -> Array:
         """Σ_i w_i Σ_a q(s_i, a) ∇θ π_θ(a|s_i), Eqs. (1.9), (4.10): (n,)."""
         eta = self.eta(theta, x)
-        return self.model.vjp(theta, x, self._weights(eta, w) * self._expected(eta, q))
+        return self.model.vjp(theta, x, self._weights(eta, w) * self._expected(eta, q))  # (1.9)
 
     def _expected(self, eta: Array, q: Array) -> Array:
         """Σ_a q(s, a) ∇_η π(a|s) = F_η q, Eq. (4.10)."""
         if not isinstance(self.distribution, Categorical):
             raise TypeError(f"a sum over all actions needs discrete actions, got {self.distribution}")
         has_shape("q", q, eta.shape, "x")
-        return self.distribution.fisher_product(eta, q)
+        return self.distribution.fisher_product(eta, q)  # (4.10)
 
     def entropy(self, theta: Array, x: Inputs) -> Array:
         """Entropy of π_θ(·|s) in nats, Eqs. (2.4), (2.12): (B,)."""
@@ -144,7 +144,7 @@ class Policy:
     def entropy_grad(self, theta: Array, x: Inputs, w: Array) -> Array:
         """Σ_i w_i ∇θ H_i, Eq. (3.9): (n,)."""
         eta = self.eta(theta, x)
-        return self.model.vjp(theta, x, self._weights(eta, w) * self.distribution.entropy_grad(eta))
+        return self.model.vjp(theta, x, self._weights(eta, w) * self.distribution.entropy_grad(eta))  # (3.9)
 
     def kl(self, theta_p: Array, theta_q: Array, x: Inputs) -> Array:
         """KL(π_{θ_p}(·|s) ‖ π_{θ_q}(·|s)) in nats, Eqs. (2.6), (2.14): (B,).
@@ -167,7 +167,7 @@ class Policy:
         eta = self.eta(theta, x)
         J = self.model.jacobian(theta, x)
         w = self._weights(eta, w)[:, 0]
-        return np.einsum("b,bkn,bkl,blm->nm", w, J, self.distribution.fisher(eta), J, optimize=True)
+        return np.einsum("b,bkn,bkl,blm->nm", w, J, self.distribution.fisher(eta), J, optimize=True)  # (3.10)
 
     def fisher_vector_product(self, theta: Array, x: Inputs, v: Array, w: Array | None = None) -> Array:
         """F(θ) v = Σ_i w_i J_iᵀ F_η (J_i v) without forming F, Eq. (3.11): (n,)."""
@@ -181,7 +181,7 @@ class Policy:
         def product(v: Array) -> Array:
             has_shape("v", v, theta.shape)
             u = self.distribution.fisher_product(eta, self.model.jvp(theta, x, v))
-            return self.model.vjp(theta, x, weights * u)
+            return self.model.vjp(theta, x, weights * u)  # (3.11), (10.15)
 
         return product
 
@@ -192,7 +192,7 @@ class Policy:
         at most B.
         """
         psi = self.score(theta, x, a)
-        return (self._weights(psi, w) * psi).T @ psi
+        return (self._weights(psi, w) * psi).T @ psi  # (9.18)
 
     @staticmethod
     def _weights(eta: Array, w: Array | None) -> Array:

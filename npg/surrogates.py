@@ -64,14 +64,14 @@ class Surrogate:
 
     def ratio(self, theta: Array) -> Array:
         """ρ_i(θ) = π_θ(a_i|s_i) / π_old(a_i|s_i), Eq. (11.1), at most about 1e304: (B,)."""
-        return np.exp(np.minimum(self.policy.log_prob(theta, self.x, self.a) - self._log_p, MAX_LOG_RATIO))
+        return np.exp(np.minimum(self.policy.log_prob(theta, self.x, self.a) - self._log_p, MAX_LOG_RATIO))  # (11.1)
 
     def value(self, theta: Array, epsilon: float = np.inf) -> float:
         """L(θ), Eq. (11.2); with ε, L^clip(θ) = (1/B) Σ min(ρÂ, clip(ρ, 1 − ε, 1 + ε) Â), Eqs. (11.7), (11.8)."""
         _check_clip(epsilon)
         rho = self.ratio(theta)
         with np.errstate(over="ignore", invalid="ignore"):
-            return np.minimum(rho * self.A, rho.clip(1 - epsilon, 1 + epsilon) * self.A).mean()
+            return np.minimum(rho * self.A, rho.clip(1 - epsilon, 1 + epsilon) * self.A).mean()  # (11.2), (11.7)
 
     def gradient(self, theta: Array, epsilon: float = np.inf) -> Array:
         """∇L = (1/B) Σ ρ Â ∇log π, without the rows that are clipped, Eqs. (11.2), (11.9): (n,).
@@ -81,19 +81,19 @@ class Surrogate:
         """
         _check_clip(epsilon)
         rho = self.ratio(theta)
-        inside = np.where(self.A > 0, rho <= 1 + epsilon, rho >= 1 - epsilon)
+        inside = np.where(self.A > 0, rho <= 1 + epsilon, rho >= 1 - epsilon)  # (11.8)
         with np.errstate(over="ignore"):
-            weight = np.where(inside, rho, 0.0) * self.A / len(self.A)
+            weight = np.where(inside, rho, 0.0) * self.A / len(self.A)  # (11.9)
         return self.policy.weighted_score(theta, self.x, self.a, weight)
 
     def kl(self, theta: Array) -> float:
         """D̄(θ_old, θ) in nats, Eqs. (9.5), (11.6)."""
-        return self.policy.kl(self.theta_old, theta, self.x).mean()
+        return self.policy.kl(self.theta_old, theta, self.x).mean()  # (9.5)
 
     def kl_gradient(self, theta: Array) -> Array:
         """∇_θ D̄(θ_old, θ), Eq. (11.11): (n,)."""
         B = len(self.A)
-        return self.policy.kl_grad(self.theta_old, theta, self.x, np.full(B, 1 / B))
+        return self.policy.kl_grad(self.theta_old, theta, self.x, np.full(B, 1 / B))  # (11.6)
 
 
 def natural_step(policy: Policy, theta: Array, x: Inputs, u: Array, delta: float | None, alpha: float) -> Array:
@@ -104,7 +104,7 @@ def natural_step(policy: Policy, theta: Array, x: Inputs, u: Array, delta: float
     """
     if delta is None:
         return theta + alpha * u
-    step = kl_step(u, policy.fisher_vector_product(theta, x, u), delta)
+    step = kl_step(u, policy.fisher_vector_product(theta, x, u), delta)  # (9.7)
     with np.errstate(over="ignore", invalid="ignore"):
         while np.isfinite(step).all() and not policy.kl(theta, theta + step, x).mean() <= 2 * delta:
             step = step / 2

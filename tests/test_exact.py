@@ -138,7 +138,7 @@ def random_graph(rng, n, A):
 # Values
 
 
-@pytest.mark.equation("4.1")
+@pytest.mark.equation("4.1", defining=True)
 @theorem
 @given(problems())
 def test_values_satisfy_the_bellman_equations(p):
@@ -153,7 +153,7 @@ def test_values_satisfy_the_bellman_equations(p):
     assert not a[mdp.terminal].any()
 
 
-@pytest.mark.equation("4.2")
+@pytest.mark.equation("4.2", defining=True)
 @theorem
 @given(problems())
 def test_values_are_the_sum_of_all_discounted_rewards(p):
@@ -226,7 +226,7 @@ def test_a_discount_of_one_in_the_visitation_asks_for_termination_too():
         two_state(0.9).visitation(np.full((2, 2), 0.5), gamma=1)
 
 
-@pytest.mark.equation("4.3")
+@pytest.mark.equation("4.3", defining=True)
 @theorem
 @given(problems())
 def test_objective_is_the_first_value_and_the_visited_reward(p):
@@ -254,7 +254,7 @@ def test_short_corridor_at_one_half_has_the_numbers_worked_out_by_hand():
 # Visitation
 
 
-@pytest.mark.equation("4.4")
+@pytest.mark.equation("4.4", defining=True)
 @theorem
 @given(problems())
 def test_visitation_is_the_discounted_sum_of_state_probabilities(p):
@@ -291,7 +291,7 @@ def test_visitation_is_positive_where_episodes_come_and_exactly_zero_elsewhere(r
     assert not d[visited:].any()
 
 
-@pytest.mark.equation("4.5")
+@pytest.mark.equation("4.5", defining=True)
 @theorem
 @given(problems())
 def test_total_visitation_is_the_mean_discounted_length_of_an_episode(p):
@@ -322,7 +322,7 @@ def test_normalised_undiscounted_visitation_is_the_episodic_on_policy_distributi
     close(p.mdp.visitation(pi, gamma=1, normalized=True)[live], visits[live] / visits[live].sum())
 
 
-@pytest.mark.equation("4.6")
+@pytest.mark.equation("4.6", defining=True)
 @theorem
 @given(problems(most=2), st.integers(1, 3))
 def test_state_marginals_are_the_probabilities_of_the_enumerated_states(p, horizon):
@@ -363,7 +363,7 @@ def test_sampled_episodes_visit_states_as_often_as_computed(gamma):
     assert (error < Z_BOUND * visits.std(axis=0)[:-1] / np.sqrt(n)).all()
 
 
-@pytest.mark.equation("4.7")
+@pytest.mark.equation("4.7", defining=True)
 @theorem
 @given(S.generators)
 def test_stationary_distribution_is_the_only_one_and_there_is_one_exactly_if_the_chain_is_unichain(rng):
@@ -402,7 +402,7 @@ def test_normalised_visitation_is_the_stationary_distribution_of_the_chain_that_
 # The gradient
 
 
-@pytest.mark.equation("4.8")
+@pytest.mark.equation("4.8", defining=True)
 @theorem
 @given(problems())
 def test_value_jacobian_is_the_derivative_of_the_values(p):
@@ -413,7 +413,7 @@ def test_value_jacobian_is_the_derivative_of_the_values(p):
     close(numerical, long_sum(p.mdp.gamma * P, B), 100)
 
 
-@pytest.mark.equation("1.9", "4.9")
+@pytest.mark.equation("1.9", "4.9", defining=True)
 @theorem
 @given(problems())
 def test_policy_gradient_theorem_is_the_finite_difference_and_implicit_differentiation(p):
@@ -438,7 +438,7 @@ def test_all_actions_is_the_sum_of_values_times_the_derivative_of_the_policy(p):
     close(p.policy.all_actions(p.theta, x, q + w[:, None]), expected)
 
 
-@pytest.mark.equation("4.10")
+@pytest.mark.equation("4.10", defining=True)
 @theorem
 @given(problems())
 def test_tabular_gradient_is_visitation_times_probability_times_advantage(p):
@@ -508,7 +508,7 @@ def test_asymmetry_has_the_numbers_of_the_example_with_two_parameters():
 # Fisher matrix and natural gradient
 
 
-@pytest.mark.equation("4.11")
+@pytest.mark.equation("4.11", defining=True)
 @theorem
 @given(problems())
 def test_fisher_is_the_mean_outer_product_of_scores_under_the_visitation(p):
@@ -533,7 +533,7 @@ def test_undiscounted_fisher_is_that_of_the_whole_trajectory(rng):
     close(p.mdp.fisher(p.policy, p.theta), (probability * scores.T) @ scores)
 
 
-@pytest.mark.equation("4.12")
+@pytest.mark.equation("4.12", defining=True)
 @theorem
 @given(problems())
 def test_natural_gradient_is_the_shortest_solution_of_its_equation(p):
@@ -561,7 +561,7 @@ def test_natural_gradient_is_the_pseudo_inverse_times_the_gradient(p, normalized
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-8 * np.abs(expected).max())
 
 
-@pytest.mark.equation("4.13")
+@pytest.mark.equation("4.13", defining=True)
 @theorem
 @given(problems(), st.booleans())
 def test_tabular_natural_gradient_is_the_advantage_with_zero_mean_over_actions(p, unvisited):
@@ -614,7 +614,7 @@ def test_values_of_a_horizon_are_means_over_its_trajectories(p, horizon):
     assert not v[p.mdp.terminal].any()
 
 
-@pytest.mark.equation("4.14")
+@pytest.mark.equation("4.14", defining=True)
 @theorem
 @given(problems(), st.integers(1, 60))
 def test_values_of_a_horizon_follow_the_recursion_and_approach_the_infinite_sum(p, horizon):
@@ -648,7 +648,7 @@ def test_gradient_of_a_horizon_is_the_finite_difference(p, horizon):
         assert check.passed, (method, check)
 
 
-@pytest.mark.equation("4.15")
+@pytest.mark.equation("4.15", defining=True)
 @theorem
 @given(problems())
 def test_gradient_of_a_horizon_is_the_sum_over_time_and_approaches_the_gradient(p):
@@ -689,7 +689,7 @@ def paths(mdp, pi, horizon):
     return dict(x for s in range(mdp.n_states) if mdp.rho0[s] > 0 for x in grow((), s, mdp.rho0[s]))
 
 
-@pytest.mark.equation("1.2", "4.16")
+@pytest.mark.equation("1.2", "4.16", defining=True)
 @theorem
 @given(problems(most=2), st.integers(1, 3))
 def test_enumeration_has_every_trajectory_once_with_its_probability(p, horizon):
@@ -772,7 +772,7 @@ def test_an_enumeration_that_is_too_large_is_refused_before_anything_is_made(hor
 # From one policy to another
 
 
-@pytest.mark.equation("6.1")
+@pytest.mark.equation("6.1", defining=True)
 @theorem
 @given(problems())
 def test_performance_difference_is_the_old_advantage_where_the_new_policy_goes(p):
@@ -781,7 +781,8 @@ def test_performance_difference_is_the_old_advantage_where_the_new_policy_goes(p
     close(p.mdp.J(new) - p.mdp.J(old), difference, 10)
 
 
-@pytest.mark.equation("6.1", "6.2")
+@pytest.mark.equation("6.2", defining=True)
+@pytest.mark.equation("6.1")
 @theorem
 @given(problems())
 def test_surrogate_has_the_old_visitation_and_its_error_is_the_shift_of_states(p):
@@ -804,7 +805,7 @@ def test_surrogate_is_the_mean_of_ratios_times_advantages_along_old_trajectories
     close(p.mdp.surrogate(new, old), p.mdp.J(old) + probability @ terms.sum(axis=0))
 
 
-@pytest.mark.equation("6.3")
+@pytest.mark.equation("6.3", defining=True)
 @theorem
 @given(problems())
 def test_surrogate_has_the_value_and_the_gradient_of_the_objective_at_the_old_policy(p):
@@ -830,7 +831,7 @@ def distribution_pairs(draw):
     return p / p.sum(), q / q.sum()
 
 
-@pytest.mark.equation("6.4")
+@pytest.mark.equation("6.4", defining=True)
 @theorem
 @given(distribution_pairs())
 def test_total_variation_is_the_largest_difference_of_an_event(pq):
@@ -841,7 +842,7 @@ def test_total_variation_is_the_largest_difference_of_an_event(pq):
     assert np.array_equal(total_variation([p, q], [q, q]), [total_variation(p, q), 0])
 
 
-@pytest.mark.equation("6.5")
+@pytest.mark.equation("6.5", defining=True)
 @theorem
 @given(distribution_pairs())
 def test_no_coupling_disagrees_less_often_than_the_total_variation_and_the_maximal_one_as_often(pq):
@@ -861,7 +862,7 @@ def test_no_coupling_disagrees_less_often_than_the_total_variation_and_the_maxim
     close(np.trace(joint), 1 - tv)
 
 
-@pytest.mark.equation("6.6")
+@pytest.mark.equation("6.6", defining=True)
 @theorem
 @given(problems())
 def test_states_of_two_policies_drift_apart_at_most_as_fast_as_actions_disagree(p):
@@ -884,7 +885,7 @@ def test_the_bound_on_the_drift_of_states_is_attained(alpha):
     close(shift, 2 * (1 - (1 - alpha) ** np.arange(10)))
 
 
-@pytest.mark.equation("6.7")
+@pytest.mark.equation("6.7", defining=True)
 @theorem
 @given(distribution_pairs(), S.generators)
 def test_means_differ_by_at_most_total_variation_times_the_range(pq, rng):
@@ -902,7 +903,7 @@ def test_bound_on_means_is_false_with_the_maximum_of_f_in_place_of_its_absolute_
     assert abs(p @ f - q @ f) > 2 * total_variation(p, q) * f.max()
 
 
-@pytest.mark.equation("6.8", "6.9")
+@pytest.mark.equation("6.8", "6.9", defining=True)
 @theorem
 @given(problems(discounted=True))
 def test_improvement_is_at_least_the_surrogate_minus_the_shift_of_states(p):
@@ -922,7 +923,7 @@ def test_improvement_is_at_least_the_surrogate_minus_the_shift_of_states(p):
     assert np.abs(gain).max() <= 2 * alpha * epsilon + 1e-12
 
 
-@pytest.mark.equation("6.10")
+@pytest.mark.equation("6.10", defining=True)
 @theorem
 @given(problems(discounted=True))
 def test_objective_is_at_least_the_lower_bound_with_the_constant_of_the_theorem(p):
@@ -981,7 +982,7 @@ def test_two_states_of_the_chapter_have_the_numbers_of_its_table(alpha, improvem
     close(gain - penalty, left)
 
 
-@pytest.mark.equation("6.11")
+@pytest.mark.equation("6.11", defining=True)
 @theorem
 @given(problems(discounted=True))
 def test_a_penalty_of_first_order_certifies_nothing(p):
@@ -1026,7 +1027,7 @@ def kl_bound(mdp, new, old):
     return mdp.surrogate(new, old) - 2 * epsilon * mdp.gamma / (1 - mdp.gamma) ** 2 * kl
 
 
-@pytest.mark.equation("6.12")
+@pytest.mark.equation("6.12", defining=True)
 @theorem
 @given(problems(discounted=True))
 def test_pinsker_bounds_total_variation_and_so_the_improvement_by_either_divergence(p):
@@ -1060,7 +1061,7 @@ def test_pinsker_is_sharp_for_total_variation_and_false_for_the_distance_in_l1()
     assert np.abs(p - q).sum() > 1.99 * bound
 
 
-@pytest.mark.equation("6.13")
+@pytest.mark.equation("6.13", defining=True)
 @theorem
 @given(problems(discounted=True), st.sampled_from([TabularMDP.lower_bound, kl_bound]))
 def test_maximising_the_bound_never_lowers_the_objective(p, bound):
@@ -1302,7 +1303,8 @@ def norm(f, u):
 lams = st.sampled_from([0.0, 0.3, 0.9, 1.0])
 
 
-@pytest.mark.equation("7.4", "7.16")
+@pytest.mark.equation("7.16", defining=True)
+@pytest.mark.equation("7.4")
 @theorem
 @given(featured(), lams)
 def test_td_fixed_point_solves_its_equations(f, lam):
@@ -1312,7 +1314,7 @@ def test_td_fixed_point_solves_its_equations(f, lam):
     close(A @ w, b, (1 + np.abs(w).max()) * (1 + np.abs(A).max()))
 
 
-@pytest.mark.equation("7.4")
+@pytest.mark.equation("7.4", defining=True)
 @theorem
 @given(featured())
 def test_td_fixed_point_is_that_of_the_projected_bellman_operator(f):
@@ -1348,7 +1350,8 @@ def test_the_mean_update_is_stable_under_on_policy_weights(f, lam):
             assert u @ (f.d * (u - gamma * f.P @ u)) > 0
 
 
-@pytest.mark.equation("7.5", "7.16")
+@pytest.mark.equation("7.5", defining=True)
+@pytest.mark.equation("7.16")
 @theorem
 @given(featured(discounted=True), lams)
 def test_error_of_td_is_within_its_bound_of_the_best_error(f, lam):
@@ -1493,7 +1496,8 @@ def compatible_fit(p, target, d):
     return w, psi @ w
 
 
-@pytest.mark.equation("8.3", "8.4")
+@pytest.mark.equation("8.4", defining=True)
+@pytest.mark.equation("8.3")
 @theorem
 @given(problems())
 def test_a_compatible_critic_fitted_to_the_action_values_gives_the_exact_gradient(p):
@@ -1511,7 +1515,8 @@ def test_a_compatible_critic_fitted_to_the_action_values_gives_the_exact_gradien
     np.testing.assert_allclose(again, p.mdp.gradient(p.policy, p.theta), rtol=0, atol=1e-8)
 
 
-@pytest.mark.equation("8.3", "8.4")
+@pytest.mark.equation("8.3", defining=True)
+@pytest.mark.equation("8.4")
 @theorem
 @given(problems())
 def test_compatible_fits_to_values_and_to_advantages_are_the_same_and_the_natural_gradient(p):
@@ -1563,7 +1568,7 @@ def test_average_reward_is_the_mean_over_a_long_time_from_every_state(p):
     assert np.abs(total / T - average).max() <= 2 * np.abs(v).max() / T + 1e-9
 
 
-@pytest.mark.equation("8.15")
+@pytest.mark.equation("8.15", defining=True)
 @theorem
 @given(continuing())
 def test_differential_values_are_the_sums_of_what_rewards_are_above_average(p):
@@ -1606,7 +1611,7 @@ def test_average_reward_gradient_is_the_finite_difference(p):
         assert check.passed, (method, check)
 
 
-@pytest.mark.equation("8.16")
+@pytest.mark.equation("8.16", defining=True)
 @theorem
 @given(continuing())
 def test_average_reward_gradient_is_the_stationary_sum_over_actions_with_differential_values(p):
@@ -1690,7 +1695,7 @@ def invariant(p, q, u_p, u_q, bound=1e-8):
         np.testing.assert_allclose(actual, expected, rtol=0, atol=bound * max(np.abs(change).max(), 1))
 
 
-@pytest.mark.equation("9.8")
+@pytest.mark.equation("9.8", defining=True)
 @theorem
 @given(policies_of_any_rank())
 def test_other_parameters_have_the_gradient_and_the_fisher_matrix_of_the_chain_rule(p):
@@ -1706,7 +1711,7 @@ def test_other_parameters_have_the_gradient_and_the_fisher_matrix_of_the_chain_r
     )
 
 
-@pytest.mark.equation("9.9")
+@pytest.mark.equation("9.9", defining=True)
 @theorem
 @given(policies_of_any_rank())
 def test_natural_step_is_the_same_in_all_linear_parameters_though_the_fisher_matrix_is_singular(p):
@@ -1789,7 +1794,7 @@ def test_in_parameters_that_are_no_linear_function_steps_are_the_same_to_first_o
     assert off[1] / off[2] == pytest.approx(4, rel=0.08)
 
 
-@pytest.mark.equation("9.10")
+@pytest.mark.equation("9.10", defining=True)
 @theorem
 @given(policies_of_any_rank())
 def test_what_the_fisher_matrix_does_not_see_leaves_the_policy_where_an_episode_comes(p):
@@ -1825,7 +1830,7 @@ def test_what_the_fisher_matrix_does_not_see_includes_all_logits_of_a_state_that
     assert np.abs(new[2] - old[2]).max() > 0.1
 
 
-@pytest.mark.equation("9.11")
+@pytest.mark.equation("9.11", defining=True)
 @theorem
 @given(policies_of_any_rank(), st.sampled_from(["a", "q", "q less a baseline"]))
 def test_compatible_weights_are_the_natural_gradient_up_to_what_changes_no_policy(p, target):
@@ -1843,7 +1848,7 @@ def test_compatible_weights_are_the_natural_gradient_up_to_what_changes_no_polic
     invariant(p, p, p.mdp.natural_gradient(p.policy, p.theta), w)
 
 
-@pytest.mark.equation("9.12")
+@pytest.mark.equation("9.12", defining=True)
 @theorem
 @given(problems(episodic=False))
 def test_under_the_normalised_visitation_the_natural_gradient_is_longer_by_the_horizon(p):
@@ -1896,7 +1901,7 @@ def test_corridor_has_the_three_vectors_of_the_chapter():
 STEPS = [0.01, 0.1, 1.0, 3.0, 10.0, 100.0]
 
 
-@pytest.mark.equation("9.13")
+@pytest.mark.equation("9.13", defining=True)
 @theorem
 @given(problems(), st.sampled_from(STEPS))
 def test_tabular_natural_step_multiplies_probabilities_by_exponentials_of_advantages_and_never_lowers_J(p, alpha):
@@ -1959,7 +1964,7 @@ def test_a_longer_step_may_gain_less():
 # Plateaus of the plain gradient
 
 
-@pytest.mark.equation("9.14")
+@pytest.mark.equation("9.14", defining=True)
 @theorem
 @given(problems())
 def test_plain_gradient_is_as_small_as_the_visits_to_a_state_and_the_probability_of_an_action(p):

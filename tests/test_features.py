@@ -165,7 +165,7 @@ def test_polynomial_orders_monomials_by_degree():
     close(x, [[1, 0.5, -0.25, 0.25, -0.125, 0.0625]])
 
 
-@pytest.mark.equation("3.14")
+@pytest.mark.equation("3.14", defining=True)
 @given(observed(lambda space: st.builds(F.Fourier, st.just(space), order=st.integers(0, 3))))
 def test_fourier_is_the_cosine_of_pi_c_u_for_every_c(drawn):
     features, space, obs = drawn
@@ -187,7 +187,7 @@ def test_fourier_features_of_one_input_are_orthogonal_over_the_space_and_the_fir
     np.testing.assert_array_equal(x[:, 0], 1)
 
 
-@pytest.mark.equation("3.15")
+@pytest.mark.equation("3.15", defining=True)
 @given(
     observed(
         lambda space: st.builds(
@@ -227,7 +227,7 @@ def test_random_fourier_is_a_cosine_of_amplitude_sqrt_two_over_d(drawn):
     close(ratio_times_x[0] * x, ratio_times_x * x[0])
 
 
-@pytest.mark.equation("3.16")
+@pytest.mark.equation("3.16", defining=True)
 @pytest.mark.parametrize("length_scale", [0.5, 1.0, 3.0])
 def test_random_fourier_inner_products_approximate_the_gaussian_kernel(length_scale):
     D, seeds, rng = 2_000, 50, np.random.default_rng(0)
@@ -355,7 +355,7 @@ def test_every_tiling_has_one_active_tile_in_a_block_of_its_own(drawn):
     assert F.dense(x, features.n_features).max() == 1
 
 
-@pytest.mark.equation("7.22")
+@pytest.mark.equation("7.22", defining=True)
 @examples(200)
 @given(tiled(hashed=False))
 def test_the_active_tile_is_the_floor_of_the_displaced_coordinate(drawn):

@@ -140,7 +140,8 @@ def test_the_value_satisfies_the_bellman_equation(p):
         close(v(s, 0 * V), reward + lqr.gamma * v(lqr.A @ s + lqr.B @ a, p.noise))
 
 
-@pytest.mark.equation("4.19", "4.21")
+@pytest.mark.equation("4.19", defining=True)
+@pytest.mark.equation("4.21")
 @examples(200)
 @given(problems())
 def test_value_and_second_moment_solve_scipys_lyapunov_equations(p):
@@ -152,7 +153,8 @@ def test_value_and_second_moment_solve_scipys_lyapunov_equations(p):
     close(p.lqr.second_moment(p.K, p.sigma), linalg.solve_discrete_lyapunov(root, start))
 
 
-@pytest.mark.equation("4.18", "4.21")
+@pytest.mark.equation("4.21", defining=True)
+@pytest.mark.equation("4.18")
 @examples(200)
 @given(problems())
 def test_J_and_the_second_moment_are_their_sums_over_time(p):
@@ -186,7 +188,7 @@ def differences(p, log_sigma, method):
     return check_gradient(J, p.lqr.gradient(p.K, p.sigma, log_sigma=log_sigma), theta, method=method)
 
 
-@pytest.mark.equation("4.22", "4.23")
+@pytest.mark.equation("4.22", "4.23", defining=True)
 @BOTH
 @examples(200)
 @given(p=problems())
@@ -266,7 +268,7 @@ def test_the_gradient_is_that_of_the_policy_gradient_theorem_with_the_scores_of_
 # The Fisher matrix
 
 
-@pytest.mark.equation("4.24")
+@pytest.mark.equation("4.24", defining=True)
 @BOTH
 @examples(200)
 @given(p=problems())
@@ -371,7 +373,7 @@ OUTSIDE = st.floats(1 + 1e-9, 3.0)
 METHODS = ("value_matrix", "second_moment", "J", "gradient", "fisher")
 
 
-@pytest.mark.equation("4.20")
+@pytest.mark.equation("4.20", defining=True)
 @examples(200)
 @given(rotations(INSIDE))
 def test_where_gamma_rho_squared_is_below_one_everything_is_finite_and_costs_are_costs(p):
@@ -463,7 +465,7 @@ def test_the_optimal_gain_without_dynamics_to_use_is_zero(gamma):
 # The problem of the lecture
 
 
-@pytest.mark.equation("4.25")
+@pytest.mark.equation("4.25", defining=True)
 @examples(300)
 @given(st.floats(0.05, 0.99), st.floats(-0.95, 0.95), st.floats(0.05, 5), st.floats(0, 10))
 def test_the_lectures_problem_has_its_closed_forms_in_both_parametrisations(gamma, fraction, sigma, start):
@@ -515,7 +517,8 @@ def test_the_lectures_problem_in_numbers():
 # The fields of the lecture, after Peters & Schaal (2008)
 
 
-@pytest.mark.equation("9.8", "9.9", "9.15")
+@pytest.mark.equation("9.15", defining=True)
+@pytest.mark.equation("9.8", "9.9")
 @examples(200)
 @given(problems(size=1))
 def test_natural_field_is_the_same_in_sigma_and_its_logarithm_and_the_plain_one_is_not(p):
@@ -634,7 +637,7 @@ def test_only_to_first_order_is_a_step_the_same_in_both_parametrisations_and_the
 RANK_ONE = np.array([[0.5, 1.0], [1.0, 2.0]])
 
 
-@pytest.mark.equation("4.18")
+@pytest.mark.equation("4.18", defining=True)
 @pytest.mark.parametrize("C", [SAMPLED.W, RANK_ONE, np.diag([0.0, 3.0]), np.zeros((2, 2))], ids=str)
 def test_the_environment_follows_its_dynamics_with_the_covariances_of_its_noise_and_its_start(C):
     lqr = LQR(SAMPLED.A, SAMPLED.B, SAMPLED.Q, SAMPLED.R, C, 2 * C, 0.9)

@@ -50,7 +50,7 @@ def problems(draw, models=MODELS):
     return model, x, theta, v, draw(S.reals((rows, model.n_outputs)))
 
 
-@pytest.mark.equation("3.1")
+@pytest.mark.equation("3.1", defining=True)
 @given(problems(linear(active=False)))
 def test_linear_output_i_is_the_sum_over_j_of_theta_at_i_d_plus_j_times_x_j(problem):
     model, x, theta, _, _ = problem
@@ -87,7 +87,7 @@ def test_jacobian_is_the_derivative_of_forward(problem):
         close(J[b, i], gradient)
 
 
-@pytest.mark.equation("3.2")
+@pytest.mark.equation("3.2", defining=True)
 @given(problems())
 def test_vjp_and_jvp_are_products_with_the_jacobian(problem):
     model, x, theta, v, u = problem
@@ -168,7 +168,7 @@ def test_accumulate_takes_active_indices_of_any_integer_type(dtype, rows):
     assert np.count_nonzero(z) == 2 * rows
 
 
-@pytest.mark.equation("3.13")
+@pytest.mark.equation("3.13", defining=True)
 @given(problems(linear(active=True)))
 def test_active_indices_and_their_dense_form_give_the_same_numbers(problem):
     model, x, theta, v, u = problem

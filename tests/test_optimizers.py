@@ -71,7 +71,7 @@ def mnih_et_al(theta, gradients, alpha, beta2, epsilon):
     return theta
 
 
-@pytest.mark.equation("8.14")
+@pytest.mark.equation("8.14", defining=True)
 @pytest.mark.parametrize("settings", [{}, {"beta2": 0.5, "epsilon": 1e-3}, {"beta2": 0.0}])
 @pytest.mark.parametrize("steps", [1, 2, 30])
 def test_rmsprop_is_that_of_mnih_et_al_with_epsilon_under_the_root(steps, settings):
@@ -107,7 +107,7 @@ def test_the_state_of_rmsprop_is_its_mean_square():
     np.testing.assert_allclose(optimizer.state()["v"], 1 - 0.99**2, rtol=1e-13)
 
 
-@pytest.mark.equation("8.13")
+@pytest.mark.equation("8.13", defining=True)
 @given(st.integers(1, 5).flatmap(S.reals), st.sampled_from([1e-3, 0.5, 1.0, 10.0, 1e9]))
 def test_clipping_bounds_the_norm_and_keeps_the_direction(g, c):
     before, norm = g.copy(), np.sqrt(sum(part**2 for part in g))
@@ -261,7 +261,8 @@ def on_the_ellipsoid(rng, G, delta, many=200):
 deltas = st.sampled_from([1e-6, 1e-2, 1.0, 50.0])
 
 
-@pytest.mark.equation("9.1", "11.4")
+@pytest.mark.equation("9.1", defining=True)
+@pytest.mark.equation("11.4")
 @given(S.generators, st.integers(1, 6), deltas)
 @examples(200)
 def test_no_step_within_the_radius_climbs_higher_than_the_normalised_natural_one(rng, n, delta):
@@ -277,7 +278,8 @@ def test_no_step_within_the_radius_climbs_higher_than_the_normalised_natural_one
     assert (rng.uniform(0, 1, size=(200, 1)) * others @ g <= best * (1 + 1e-12)).all()  # none is better inside
 
 
-@pytest.mark.equation("9.1", "11.4")
+@pytest.mark.equation("11.4", defining=True)
+@pytest.mark.equation("9.1")
 @given(S.generators, st.integers(1, 6), deltas)
 @examples(200)
 def test_the_normalised_natural_step_satisfies_the_conditions_of_the_lagrangian(rng, n, delta):
@@ -318,7 +320,7 @@ def test_the_best_of_all_small_steps_turns_into_the_direction_of_the_natural_gra
     assert off[2] < 0.002
 
 
-@pytest.mark.equation("9.2")
+@pytest.mark.equation("9.2", defining=True)
 @given(S.generators, st.integers(2, 6), deltas, st.data())
 @examples(200)
 def test_in_a_singular_metric_the_step_is_the_best_and_its_null_space_changes_nothing(rng, n, delta, data):
@@ -350,7 +352,7 @@ def test_with_a_gradient_outside_the_range_of_the_metric_steps_within_the_radius
     np.testing.assert_array_equal(kl_step(free, np.zeros(n), 0.1), np.zeros(n))
 
 
-@pytest.mark.equation("9.7")
+@pytest.mark.equation("9.7", defining=True)
 @given(S.generators, st.integers(1, 8), deltas, st.sampled_from([1e-100, 1e-8, 1.0, 1e8, 1e100]))
 @examples(200)
 def test_whatever_the_direction_and_its_length_half_the_form_of_the_step_is_delta(rng, n, delta, size):

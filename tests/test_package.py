@@ -4,14 +4,16 @@ import ast
 import importlib
 import importlib.metadata
 import importlib.resources
+import importlib.util
 import inspect
 import os
+import pydoc
 import re
 import shutil
 import subprocess
 import sys
 from configparser import ConfigParser
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
@@ -89,17 +91,14 @@ def test_a_method_is_named_after_its_module():
 
 
 @pytest.mark.parametrize("cls", ALGORITHMS.values(), ids=ALGORITHMS)
-def test_every_setting_of_every_method_is_documented(cls):
-    doc = inspect.getdoc(cls)
-    documented = {name for names in re.findall(r"^([\w, ]+) : ", doc, re.MULTILINE) for name in names.split(", ")}
-    assert {f.name for f in fields(cls)} == documented
-    for f in fields(cls):
-        options = re.match(r"one of (\w+, .*)", f.metadata.get("expected", ""))
-        if options and options[1] != "True, False" and options[1] != "False, True":
-            (described,) = re.findall(rf"^{f.name} : (.*)$", doc, re.MULTILINE)
-            assert {quoted or bare for quoted, bare in re.findall(r'"(\w+)"|(None)', described)} == {
-                *options[1].split(", ")
-            }
+def test_every_setting_of_every_method_is_in_its_help(cls):
+    text = pydoc.render_doc(cls, renderer=pydoc.plaintext)
+    assert inspect.getdoc(cls.update).count("←") >= 3
+    for f in fields(cls)[1:]:
+        assert f.metadata["doc"].endswith(".")
+        default = "" if f.default is MISSING else f"; {f.default!r} by default"
+        assert f"{f.name} : {f.metadata['expected']}{default}\n" in text
+        assert f.metadata["doc"] in text
 
 
 def test_types_are_shipped():
@@ -132,8 +131,8 @@ def test_only_declared_packages_are_imported():
 
 
 ORDER = ["_version", "_typing", "_checks", "_state", "distributions", "features", "models", "policies", "solvers"]
-ORDER += ["optimizers", "trajectories", "returns", "values", "traces", "surrogates", "exact", "estimators", "problems"]
-ORDER += ["lqr", "gradcheck", "algorithms", "envs", "lab"]
+ORDER += ["optimizers", "trajectories", "returns", "values", "traces", "surrogates", "exact", "estimators", "baselines"]
+ORDER += ["problems", "lqr", "gradcheck", "algorithms", "envs", "lab"]
 """The modules and rooms of the package: each imports only what stands before it."""
 ROOMS = {
     "algorithms": ["base"],
@@ -239,12 +238,55 @@ def test_an_installation_holds_all_modules_and_the_types_and_nothing_else(tmp_pa
     assert files(tmp_path / "built") == {f"npg/{name}" for name in files(ROOT / "npg")}
 
 
+def blocks(page: str) -> list[str]:
+    """The Python of a page."""
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
-    text = (Path(npg.__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.M | re.S)
     monkeypatch.chdir(tmp_path)
-    exec("".join(blocks).replace("300_000", "3_000"), {})
+    exec("".join(blocks("README.md")).replace("300_000", "3_000"), {})
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("True ") for line in lines)
     bias, variance = map(float, lines[-2:])
     assert bias < 1e-12 < variance
+
+
+def test_the_python_of_the_examples_page_runs(capsys):
+    exec("".join(blocks("examples/README.md")), {})
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("gain and divergence"))
+    gain, divergence = map(float, line.split()[-2:])
+    assert gain > 0
+    assert divergence == pytest.approx(0.01, rel=0.1)
+
+
+def test_what_the_readme_quotes_is_there():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    quotes = re.findall(r"\]\((\S+)\):\n\n(?:```py|\$\$)\n(.*?)\n(?:```|\$\$)$", text, flags=re.M | re.S)
+    assert [Path(path).suffix for path, _ in quotes] == [".md", ".py", ".py"]
+    for path, quoted in quotes:
+        whole, part = ([line.strip() for line in t.splitlines()] for t in ((ROOT / path).read_text("utf-8"), quoted))
+        assert part in (whole[i : i + len(part)] for i in range(len(whole))), path
+
+
+def test_the_method_that_contributing_writes_is_one(monkeypatch):
+    spec = importlib.util.spec_from_loader("npg.algorithms.vpg", loader=None)
+    module = importlib.util.module_from_spec(spec)
+    (code,) = blocks("CONTRIBUTING.md")
+    exec(code, vars(module))
+    monkeypatch.setitem(ALGORITHMS, "vpg", module.VPG)
+    env = npg.make_vec("CartPole-v1", 16)
+    agent = npg.make_agent("vpg", env, scale=[2.4, 3.0, 0.21, 3.0])
+    history = npg.train(agent, env, steps=50_000, seed=0)
+    assert npg.make_agent(env=env, **agent.config) == agent
+    assert history["mean_return"][-1] > 4 * history["mean_return"][0]
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda script: script.stem)
+def test_every_example_imports_what_there_is_and_says_what_it_takes(script, tmp_path):
+    env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    run = [sys.executable, script, "--help"]
+    done = subprocess.run(run, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"usage: {script.name}")
+    assert list(tmp_path.iterdir()) == []

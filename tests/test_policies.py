@@ -83,13 +83,14 @@ def test_score_is_the_derivative_of_log_prob(i):
         assert_gradient(lambda th, b=b: i.policy.log_prob(th, i.x, i.a)[b], score[b], i.theta)
 
 
-@pytest.mark.equation("3.3")
+@pytest.mark.equation("3.3", defining=True)
 @given(S.instances())
 def test_score_is_the_jacobian_transposed_times_the_score_in_eta(i):
     J, s = i.policy.model.jacobian(i.theta, i.x), i.policy.distribution.score(i.policy.eta(i.theta, i.x), i.a)
     agree(i.policy.score(i.theta, i.x, i.a), [J[b].T @ s[b] for b in range(len(s))], size(i))
 
 
+@pytest.mark.equation("1.6", defining=True)
 @pytest.mark.equation("3.3")
 @given(S.instances())
 def test_score_has_zero_mean_under_the_policy(i):
@@ -104,7 +105,7 @@ def test_weighted_score_is_the_weights_times_the_matrix_of_scores(i):
     agree(i.policy.weighted_score(i.theta, i.x, i.a, i.w), i.w @ score, 10 * size(i))
 
 
-@pytest.mark.equation("3.4")
+@pytest.mark.equation("3.4", defining=True)
 @given(S.instances(SOFTMAX))
 def test_weighted_score_is_the_flattened_product_of_weighted_scores_and_features(i):
     eta = i.policy.eta(i.theta, i.x)
@@ -138,7 +139,7 @@ def test_accumulate_score_on_tiles_equals_that_on_their_dense_form(i):
 # Textbook forms
 
 
-@pytest.mark.equation("3.5")
+@pytest.mark.equation("3.5", defining=True)
 @given(S.instances(SOFTMAX))
 def test_softmax_score_is_the_features_of_the_action_minus_their_mean(i):
     k, d = i.policy.distribution.n_actions, i.x.shape[1]
@@ -149,7 +150,7 @@ def test_softmax_score_is_the_features_of_the_action_minus_their_mean(i):
         agree(s, x_s[a] - sum(pi[b] * x_s[b] for b in range(k)), 10)
 
 
-@pytest.mark.equation("3.6", "3.7")
+@pytest.mark.equation("3.6", "3.7", defining=True)
 @given(S.instances(GAUSSIAN))
 def test_gaussian_score_is_the_textbook_form(i):
     m, (d_mu, d_sigma) = i.policy.distribution.n_actions, (i.policy.model.first, i.policy.model.second)
@@ -164,7 +165,7 @@ def test_gaussian_score_is_the_textbook_form(i):
         agree(s, np.concatenate(in_mu + in_sigma), 10 * size(i))
 
 
-@pytest.mark.equation("3.8")
+@pytest.mark.equation("3.8", defining=True)
 @given(S.instances(TABULAR))
 def test_tabular_score_is_one_for_the_action_minus_its_probability_in_the_state_visited_alone(i):
     n_states, n_actions = int(i.space.n), i.policy.distribution.n_actions
@@ -233,7 +234,7 @@ def test_entropy_grad_is_the_derivative_of_the_weighted_entropies(i):
     assert_gradient(lambda th: i.policy.entropy(th, i.x) @ i.w, grad, i.theta, floor=1.0)
 
 
-@pytest.mark.equation("3.9")
+@pytest.mark.equation("3.9", defining=True)
 @given(S.instances(), st.data())
 def test_kl_grad_is_the_derivative_of_the_weighted_divergences_in_theta_q(i, data):
     theta_p = data.draw(S.thetas(i.policy))
@@ -262,7 +263,8 @@ def test_kl_is_not_negative_and_zero_with_zero_gradient_at_equality(i, data):
 # The Fisher matrix
 
 
-@pytest.mark.equation("2.1", "3.10", "9.4")
+@pytest.mark.equation("3.10", defining=True)
+@pytest.mark.equation("2.1", "9.4")
 @given(S.instances(), st.data())
 def test_fisher_is_the_weighted_mean_of_the_second_moment_of_the_score(i, data):
     w = data.draw(S.positive_weights(len(i.w)))
@@ -317,7 +319,7 @@ def test_gaussian_fisher_is_block_diagonal(i, data):
     np.testing.assert_array_equal(fisher[n:, :n], 0)
 
 
-@pytest.mark.equation("3.11")
+@pytest.mark.equation("3.11", defining=True)
 @given(S.instances(), st.data())
 def test_fisher_vector_product_is_the_fisher_matrix_times_the_vector(i, data):
     v, w = data.draw(S.reals(i.policy.n_params)), data.draw(S.positive_weights(len(i.w)))
@@ -355,7 +357,7 @@ def test_fisher_weights_are_one_over_the_batch_by_default(i):
     np.testing.assert_array_equal(i.policy.fisher_vector_product(i.theta, i.x, v), product)
 
 
-@pytest.mark.equation("3.12")
+@pytest.mark.equation("3.12", defining=True)
 @given(S.instances(SOFTMAX | TABULAR), st.data())
 def test_adding_a_vector_to_every_row_of_w_is_in_the_null_space_of_the_softmax_fisher(i, data):
     k, d = i.policy.distribution.n_actions, i.policy.features.n_features
@@ -423,7 +425,7 @@ def steps(draw):
     return i, draw(st.floats(0.01, 1.0)) * v / max(length, 1.0)
 
 
-@pytest.mark.equation("9.3")
+@pytest.mark.equation("9.3", defining=True)
 @given(steps())
 @examples(200)
 def test_both_divergences_are_half_the_fisher_form_and_terms_of_third_order_that_differ(case):
@@ -461,7 +463,7 @@ def test_the_divergences_of_a_normal_distribution_have_the_numbers_of_the_closed
     assert policy.kl(shifted, p, x)[0] == pytest.approx(0.045, rel=1e-14)
 
 
-@pytest.mark.equation("9.4")
+@pytest.mark.equation("9.4", defining=True)
 @given(S.instances(), st.data())
 def test_fisher_is_the_hessian_of_both_divergences_at_equality(i, data):
     n, w = i.policy.n_params, np.eye(len(i.a))[data.draw(st.integers(0, len(i.a) - 1))]
@@ -537,7 +539,7 @@ def test_the_divergence_of_episodes_in_the_short_corridor_has_the_numbers_of_its
 # The empirical Fisher matrix
 
 
-@pytest.mark.equation("9.18")
+@pytest.mark.equation("9.18", defining=True)
 @given(S.instances(), st.data())
 def test_empirical_fisher_is_the_weighted_sum_of_outer_products_of_scores(i, data):
     w, psi = data.draw(S.positive_weights(len(i.a))), i.policy.score(i.theta, i.x, i.a)

@@ -42,7 +42,7 @@ def walked(mdp, s, *actions):
 # The short corridor
 
 
-@pytest.mark.equation("4.17")
+@pytest.mark.equation("4.17", defining=True)
 @examples(200)
 @given(st.floats(1e-3, 1 - 1e-3))
 def test_the_corridor_has_its_closed_form_for_a_policy_that_cannot_tell_states_apart(p):

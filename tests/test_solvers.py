@@ -145,7 +145,7 @@ def agree(actual, expected, size, tol=TIGHT):
 # The quadratic and its minimisation
 
 
-@pytest.mark.equation("10.1")
+@pytest.mark.equation("10.1", defining=True)
 @MANY
 @given(systems(), S.generators)
 def test_the_solution_is_the_minimum_of_the_quadratic_whose_gradient_is_minus_the_residual(s, rng):
@@ -170,7 +170,7 @@ def test_the_quadratic_of_an_inconsistent_system_falls_for_ever_along_the_part_i
         agree(quadratic(s.A, s.b)(t * null), -t * null @ null, t * t * s.b @ s.b)
 
 
-@pytest.mark.equation("10.2")
+@pytest.mark.equation("10.2", defining=True)
 @MANY
 @given(systems())
 def test_each_step_is_the_minimum_along_its_direction_and_the_residual_there_is_orthogonal_to_it(s):
@@ -186,7 +186,7 @@ def test_each_step_is_the_minimum_along_its_direction_and_the_residual_there_is_
         agree(q(x[k]) - q(x[k + 1]), alpha * (r @ p[k]) / 2, size)
 
 
-@pytest.mark.equation("10.3")
+@pytest.mark.equation("10.3", defining=True)
 @MANY
 @given(systems(), S.generators)
 def test_an_iterate_is_the_minimum_over_the_span_of_all_directions_so_far(s, rng):
@@ -215,7 +215,8 @@ def test_two_steps_by_hand():
     assert (result.iterations, result.converged, result.nonpositive_curvature) == (2, True, False)
 
 
-@pytest.mark.equation("10.4", "10.7")
+@pytest.mark.equation("10.4", defining=True)
+@pytest.mark.equation("10.7")
 @MANY
 @given(systems())
 def test_iterates_residuals_and_directions_are_those_of_exact_arithmetic(s):
@@ -247,7 +248,7 @@ def test_the_first_steps_are_those_of_the_textbook(rng, n, exponent):
         agree(result.residual_norm, np.linalg.norm(r), np.linalg.norm(b) * 10.0**exponent, 1e-11)
 
 
-@pytest.mark.equation("10.5")
+@pytest.mark.equation("10.5", defining=True)
 @MANY
 @given(systems())
 def test_residuals_are_orthogonal_directions_conjugate_and_both_span_the_krylov_space(s):
@@ -277,7 +278,7 @@ def test_an_iterate_has_the_least_error_over_the_krylov_space(s):
         agree(x, best, np.linalg.norm(s.b), 1e-8)  # the powers of A are nearly parallel
 
 
-@pytest.mark.equation("10.6")
+@pytest.mark.equation("10.6", defining=True)
 @MANY
 @given(systems(), S.generators)
 def test_the_error_is_that_of_the_best_polynomial_and_no_polynomial_bounds_it_from_below(s, rng):
@@ -292,7 +293,7 @@ def test_the_error_is_that_of_the_best_polynomial_and_no_polynomial_bounds_it_fr
         assert s.error(x) <= np.abs(P).max() * initial + TIGHT * initial
 
 
-@pytest.mark.equation("10.7")
+@pytest.mark.equation("10.7", defining=True)
 @MANY
 @given(systems())
 def test_it_takes_as_many_steps_as_b_has_parts_in_distinct_nonzero_eigenvalues(s):
@@ -329,7 +330,7 @@ def test_the_second_difference_ends_after_fifty_of_a_hundred_steps():
     assert solve(A, b, max_iter=49).residual_norm == pytest.approx(2)
 
 
-@pytest.mark.equation("10.8")
+@pytest.mark.equation("10.8", defining=True)
 @MANY
 @given(S.generators, st.integers(1, 30), st.integers(0, 10), st.floats(0, 4), st.booleans())
 def test_the_error_is_within_the_bound_of_the_condition_number_over_the_eigenvalues_that_b_has_a_part_in(
@@ -357,7 +358,7 @@ def test_the_error_is_within_the_bound_of_the_condition_number_over_the_eigenval
 # Stopping
 
 
-@pytest.mark.equation("10.9")
+@pytest.mark.equation("10.9", defining=True)
 @MANY
 @given(S.generators, st.integers(1, 30), st.integers(0, 5), st.floats(0, 4), st.floats(1, 8))
 def test_a_small_residual_bounds_the_error_by_the_condition_number(rng, n, zeros, exponent, digits):
@@ -551,7 +552,7 @@ def test_the_right_hand_side_may_be_a_list_of_integers():
 # Singular and indefinite matrices
 
 
-@pytest.mark.equation("10.10")
+@pytest.mark.equation("10.10", defining=True)
 @MANY
 @given(S.generators, st.integers(1, 20), st.integers(1, 20), st.floats(0, 4))
 def test_a_singular_consistent_system_converges_to_the_smallest_solution_within_the_range(rng, rank, zeros, exponent):
@@ -673,7 +674,7 @@ def test_a_solution_is_checked_by_one_more_product_to_the_root_of_the_tolerance(
     assert len(asked) == 1  # nothing to check
 
 
-@pytest.mark.equation("10.11")
+@pytest.mark.equation("10.11", defining=True)
 @MANY
 @given(S.generators, st.integers(1, 6), st.integers(1, 6))
 def test_an_indefinite_system_ends_marked_at_the_last_iterate_and_its_quadratic_falls_for_ever(rng, positive, negative):
@@ -738,7 +739,7 @@ def test_no_positive_definite_system_of_condition_1e8_is_marked():
 # Preconditioning
 
 
-@pytest.mark.equation("10.12")
+@pytest.mark.equation("10.12", defining=True)
 @MANY
 @given(systems(), S.generators)
 def test_preconditioning_is_the_method_on_the_transformed_system(s, rng):
@@ -836,7 +837,7 @@ def test_an_indefinite_preconditioner_is_found_at_the_first_residual_that_shows_
 # Ascent, damping
 
 
-@pytest.mark.equation("10.13")
+@pytest.mark.equation("10.13", defining=True)
 @MANY
 @given(systems(), st.booleans())
 def test_every_iterate_ascends_by_its_curvature_and_more_than_the_one_before(s, preconditioned):
@@ -875,7 +876,7 @@ def test_iterates_of_any_symmetric_matrix_ascend_until_curvature_ends(rng, posit
         before = slope
 
 
-@pytest.mark.equation("10.14")
+@pytest.mark.equation("10.14", defining=True)
 @MANY
 @given(st.booleans().flatmap(systems), st.floats(-3, 3))
 def test_damping_divides_each_part_by_its_eigenvalue_plus_kappa(s, exponent):
@@ -966,7 +967,7 @@ def plain(v):
     return np.array([number.value for number in v])
 
 
-@pytest.mark.equation("10.15")
+@pytest.mark.equation("10.15", defining=True)
 @pytest.mark.parametrize(("B", "k", "d"), [(7, 3, 5), (14, 3, 5), (7, 3, 10), (1, 2, 1), (4, 6, 3)])
 def test_a_fisher_product_takes_as_many_multiplications_as_a_gradient_up_to_2_b_k(B, k, d):
     rng = np.random.default_rng(15)
@@ -1104,7 +1105,7 @@ def test_undamped_conjugate_gradient_is_the_solution_through_the_eigenvalues_of_
         assert inconsistent.residual_norm >= np.linalg.norm(V[:, ~nonzero].T @ pulled) * (1 - 1e-9)
 
 
-@pytest.mark.equation("10.16")
+@pytest.mark.equation("10.16", defining=True)
 @pytest.mark.parametrize(("B", "k", "d"), [(500, 40, 30), (2000, 40, 30), (10_000, 40, 25)])
 def test_forming_and_factoring_costs_as_much_as_n_over_4_plus_n_squared_over_12_b_products(B, k, d):
     n = k * d
@@ -1248,7 +1249,7 @@ def first_accepted(table, slope, radius, sufficient):
     return None
 
 
-@pytest.mark.equation("11.5")
+@pytest.mark.equation("11.5", defining=True)
 @MANY
 @given(tables(), st.floats(-0.5, 3) | st.just(np.nan), st.floats(0, 1.5), st.floats(0.01, 0.99))
 def test_the_first_fraction_that_meets_all_three_tests_is_taken(table, slope, radius, sufficient):

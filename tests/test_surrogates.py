@@ -114,7 +114,7 @@ def bandit(A: tuple[float, float]) -> Surrogate:
 # The ratio
 
 
-@pytest.mark.equation("11.1")
+@pytest.mark.equation("11.1", defining=True)
 @given(batches())
 def test_ratio_is_the_probability_over_that_of_the_old_policy(b):
     np.testing.assert_allclose(b.L.ratio(b.theta), ratios(b), rtol=1e-11)
@@ -170,7 +170,7 @@ def test_at_the_old_policy_ratios_are_one_and_the_gradient_is_that_of_the_score_
 # The surrogate
 
 
-@pytest.mark.equation("11.2")
+@pytest.mark.equation("11.2", defining=True)
 @given(batches())
 def test_surrogate_and_gradient_are_their_sums_over_rows(b):
     rho, psi, B, value, gradient = ratios(b), scores(b), len(b.i.a), 0.0, np.zeros(len(b.theta))
@@ -274,7 +274,7 @@ def test_an_index_selects_rows_and_minibatches_average_to_the_batch(b, data):
 epsilons = st.sampled_from([0.01, 0.1, 0.2, 0.5, 0.9, 2.0])
 
 
-@pytest.mark.equation("11.7")
+@pytest.mark.equation("11.7", defining=True)
 @given(batches(), epsilons)
 def test_clipped_objective_is_the_mean_of_the_minima(b, epsilon):
     rho, A = b.L.ratio(b.theta), b.i.w
@@ -298,7 +298,7 @@ def test_at_the_old_policy_clipping_changes_neither_value_nor_gradient(b, epsilo
     np.testing.assert_array_equal(b.L.gradient(b.i.theta, epsilon), b.L.gradient(b.i.theta))
 
 
-@pytest.mark.equation("11.8")
+@pytest.mark.equation("11.8", defining=True)
 @given(batches(), epsilons)
 @theorem
 def test_a_row_is_cut_above_where_its_advantage_is_positive_and_below_where_it_is_negative(b, epsilon):
@@ -356,7 +356,7 @@ def test_clipped_gradient_is_the_derivative_of_the_clipped_objective_away_from_t
     assert_gradient(lambda th: b.L.value(th, epsilon), b.L.gradient(b.theta, epsilon), b.theta, size)
 
 
-@pytest.mark.equation("11.9")
+@pytest.mark.equation("11.9", defining=True)
 @given(batches(), epsilons)
 def test_clipped_gradient_is_the_sum_over_the_rows_that_are_not_clipped(b, epsilon):
     rho, psi, A, expected = b.L.ratio(b.theta), scores(b), b.i.w, np.zeros(len(b.theta))
@@ -470,7 +470,7 @@ def test_divergence_is_the_mean_over_rows_with_the_old_policy_first(b):
     near(b.L.kl(b.theta), total / len(i.obs), 10 * (1 + total))
 
 
-@pytest.mark.equation("9.5")
+@pytest.mark.equation("9.5", defining=True)
 @given(S.problems())
 @theorem
 def test_divergence_of_rows_weighted_by_visits_is_the_mean_over_the_visitation(p):
@@ -488,7 +488,8 @@ def test_divergence_of_rows_weighted_by_visits_is_the_mean_over_the_visitation(p
     near(product, v @ p.policy.fisher(p.theta, x_all, d) @ v, 10)
 
 
-@pytest.mark.equation("9.5", "11.6")
+@pytest.mark.equation("11.6", defining=True)
+@pytest.mark.equation("9.5")
 @pytest.mark.parametrize("kind", ["softmax", "Gaussian"])
 def test_halving_a_step_divides_what_is_left_of_the_divergence_by_eight(kind):
     rng, B = np.random.default_rng(0), 6
@@ -551,7 +552,7 @@ def test_the_gradient_of_the_divergence_is_its_derivative(b):
     assert_gradient(b.L.kl, b.L.kl_gradient(b.theta), b.theta, 1.0)
 
 
-@pytest.mark.equation("11.11")
+@pytest.mark.equation("11.11", defining=True)
 @given(batches(), st.sampled_from([0.1, 1.0, 10.0]))
 def test_the_penalised_objective_has_the_gradient_of_surrogate_less_beta_times_that_of_the_divergence(b, beta):
     g = b.L.gradient(b.theta) - beta * b.L.kl_gradient(b.theta)

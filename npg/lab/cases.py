@@ -12,6 +12,7 @@ import numpy as np
 
 from .._checks import at_least
 from .._typing import Array, Inputs, Rng
+from ..algorithms import A2C
 from ..distributions import Categorical, DiagonalGaussian, Distribution, log_softmax
 from ..exact import TabularMDP
 from ..features import Constant, Fourier, OneHot
@@ -21,6 +22,8 @@ from ..models import Linear, Model, Parallel
 from ..policies import GaussianLinear, Policy, SoftmaxLinear
 from ..problems import garnet
 from ..surrogates import Surrogate
+from ..trajectories import Trajectories
+from ..values import clipped_error
 
 Problem = tuple[Callable[[Array], Any], Array, Array]
 """f, the gradient that the library claims for it, and θ."""
@@ -279,3 +282,53 @@ def _surrogate_cases(name: str, policy: Policy) -> None:
 
 _surrogate_cases("SoftmaxLinear", SoftmaxLinear(Fourier(2, 1, scale=1.0), 3))
 _surrogate_cases("GaussianLinear", GaussianLinear(Fourier(2, 1, scale=1.0), Fourier(2, 1, scale=1.0), 2))
+
+
+@case("clipped_error", "11.16")
+def _clipped_error(rng: Rng) -> Problem:
+    c, kink = 0.5, 0.0
+    while kink < 0.05:  # a difference must not reach across a kink
+        v, v_old, G = rng.normal(size=(3, BATCH))
+        near = v.clip(v_old - c, v_old + c)
+        equal = np.where(near == v, np.inf, np.abs(near - G) - np.abs(v - G))
+        kink = np.minimum(np.abs(np.abs(v - v_old) - c), np.abs(equal)).min()
+
+    def objective(v: Array) -> Any:
+        return -0.5 * np.maximum((v - G) ** 2, (v.clip(v_old - c, v_old + c) - G) ** 2).sum()
+
+    return objective, clipped_error(v, v_old, G, c), v
+
+
+def _a2c_cases(name: str, policy: Policy) -> None:
+    """The steps of A2C with α = 1: the gradients of its two objectives, with advantages and targets held."""
+
+    def instance(rng: Rng) -> tuple[A2C, tuple[Array, Array], tuple[Inputs, Array, Array, Array, Array]]:
+        agent = A2C(policy, Fourier(2, 1, scale=1.0), optimizer="ascent", alpha=1.0, alpha_w=1.0, clip=None, beta=0.3)
+        agent.init(rng)
+        agent.theta, agent.w = rng.normal(size=len(agent.theta)), rng.normal(size=len(agent.w))
+        obs, next_obs, r = _observations(rng), _observations(rng), rng.normal(size=(1, BATCH))
+        x, no = policy.features(obs), np.zeros((1, BATCH), dtype=bool)
+        a = policy.sample(agent.theta, x, rng)
+        first = tuple(part[None] for part in x) if isinstance(x, tuple) else x[None]
+        traj = Trajectories(obs[None], first, a[None], r, next_obs[None], no, no, ~no, np.zeros((1, BATCH), dtype=int))
+        before, rows = (agent.theta, agent.w), agent.advantages(traj)
+        agent.update(traj, rng)
+        return agent, before, rows
+
+    @case(f"A2C.update, θ ({name})", "8.12")
+    def actor(rng: Rng) -> Problem:
+        agent, (theta, _), (x, a, _, _, A) = instance(rng)
+        return (
+            lambda th: (A * policy.log_prob(th, x, a) + 0.3 * policy.entropy(th, x)).mean(),
+            agent.theta - theta,
+            theta,
+        )
+
+    @case(f"A2C.update, w ({name})", "7.3")
+    def critic(rng: Rng) -> Problem:
+        agent, (_, w), (_, _, x_v, v, A) = instance(rng)
+        return lambda u: -((A + v - x_v @ u) ** 2).mean() / 2, agent.w - w, w
+
+
+_a2c_cases("SoftmaxLinear", SoftmaxLinear(Fourier(2, 1, scale=1.0), 3))
+_a2c_cases("GaussianLinear", GaussianLinear(Fourier(2, 1, scale=1.0), Fourier(2, 1, scale=1.0), 2))

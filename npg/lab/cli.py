@@ -143,7 +143,7 @@ def _list(args: argparse.Namespace) -> int:
         for f in fields(cls):
             if f.metadata:
                 default = "" if f.default is MISSING else f"={json.dumps(f.default)}"
-                print(f"  {f.name}{default}  {f.metadata['expected']}")
+                print(f"  {f.name}{default}  {f.metadata['expected']}: {f.metadata['doc']}")
         for (name, env_id), p in PRESETS.items():
             if name == algorithm:
                 print(f"  preset {env_id}: {p.num_envs} environments, {p.steps} steps, {json.dumps(p.settings)}")
@@ -171,9 +171,15 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _equations(args: argparse.Namespace) -> int:
-    entries = equations.equation_map()
-    for chapter in equations.chapters():
-        print(f"{chapter.name}\n\n{equations.table(chapter, entries)}\n")
+    if args.write:
+        for chapter in equations.write():
+            print(chapter)
+        return 0
+    for number, entry in equations.equation_map().items():
+        tests = entry.defining + entry.tests * args.all
+        print(f"{f'({number})':<8}{entry.home}  {entry.home and entry.home.name}")
+        for test in tests:
+            print(f"        {test}  {test.name}")
     return 0
 
 
@@ -227,7 +233,9 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, default=0)
     p.set_defaults(run=_check)
 
-    p = commands.add_parser("equations", help="the map equation, function, test")
+    p = commands.add_parser("equations", help="the map equation, line of code, test that defines it")
+    p.add_argument("--all", action="store_true", help="and all other tests that verify it")
+    p.add_argument("--write", action="store_true", help="renew the tables that end the chapters")
     p.set_defaults(run=_equations)
 
     p = commands.add_parser("plot", help="draw learning curves of runs")

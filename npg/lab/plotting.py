@@ -1,8 +1,88 @@
-"""Pictures of runs; needs the extra ``plot``."""
+"""Pictures of runs, and what the scripts of ``examples/`` share; needs the extra ``plot``."""
 
+import argparse
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from scipy.special import stdtrit
+
+from .._typing import Array
 from .runs import Run
+
+
+def figure(width: float = 7, height: float = 4.5, rows: int = 1, columns: int = 1) -> tuple[Any, list[Any]]:
+    """An empty Figure of that many inches, and its Axes row by row, each with a grid."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError("plotting needs matplotlib: pip install 'npg[plot]'") from None
+    picture = Figure(figsize=(width, height), layout="constrained")
+    for axes in picture.subplots(rows, columns, squeeze=False).flat:
+        axes.grid(alpha=0.3)
+    return picture, picture.axes
+
+
+def save(picture: Any, name: str) -> None:
+    """Write NAME.png to the current folder, and say so."""
+    picture.savefig(f"{name}.png", dpi=150)
+    print(f"{name}.png")
+
+
+def mean_and_interval(runs: Array) -> tuple[Array, Array]:
+    """Mean over runs, the first axis, and half the width of its 95 % t interval."""
+    return runs.mean(axis=0), stdtrit(len(runs) - 1, 0.975) * runs.std(axis=0, ddof=1) / np.sqrt(len(runs))
+
+
+def band(axes: Any, x: Array, runs: Array, label: str, **style: Any) -> None:
+    """A line, the mean of ``runs`` (runs, n) against ``x`` (n,), on a band, its interval."""
+    mean, half = mean_and_interval(runs)
+    (line,) = axes.plot(x, mean, label=label, **style)
+    axes.fill_between(x, mean - half, mean + half, color=line.get_color(), alpha=0.15, linewidth=0)
+
+
+def arguments(doc: str | None, **options: tuple[Any, ...]) -> argparse.Namespace:
+    """Arguments of a script. A wrong one ends it with one line that names it.
+
+    Parameters
+    ----------
+    doc : str
+        The docstring of the script, for ``--help``.
+    **options
+        Of each ``--name`` the default, whose type is that of all values, then the least and perhaps the largest value;
+        of a string the default, then all else that it may be.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, (default, *others) in options.items():
+        choices = (default, *others) if isinstance(default, str) else None
+        help = f"{default} by default"
+        parser.add_argument(f"--{name}", type=type(default), default=default, choices=choices, help=help)
+    args = parser.parse_args()
+    for name, (_, *limits) in options.items():
+        value = getattr(args, name)
+        if not (isinstance(value, str) or limits[0] <= value <= (*limits, np.inf)[1]):
+            parser.error(f"--{name} must be at least {' and at most '.join(map(str, limits))}, got {value}")
+    return args
+
+
+def repeated(run: Callable[[np.random.SeedSequence], Any], runs: int, seed: int) -> list[Any]:
+    """What ``run`` returns for each of the seeds that ``seed`` spawns, with progress on stderr.
+
+    After Ctrl-C it is what ``run`` has returned by then; if only once or never, the script ends.
+    """
+    from tqdm import tqdm
+
+    results = []
+    try:
+        for each in tqdm(np.random.SeedSequence(seed).spawn(runs), unit="run"):
+            results.append(run(each))
+    except KeyboardInterrupt:
+        if len(results) < 2:
+            sys.exit("interrupted before two runs were complete: there is nothing to show")
+        print(f"interrupted: what follows is of the {len(results)} runs that are complete", file=sys.stderr)
+    return results
 
 
 def learning_curves(runs: list[Run], path: str | Path) -> None:
@@ -19,21 +99,13 @@ def learning_curves(runs: list[Run], path: str | Path) -> None:
     ValueError
         If a run has no finished episode.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError("plotting needs matplotlib: pip install 'npg[plot]'") from None
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot()
+    picture, (axes,) = figure()
     for run in runs:
         points = [(r["steps"], r["mean_return"]) for r in run.rows() if r["mean_return"] == r["mean_return"]]
         if not points:
             raise ValueError(f"{run.path} has recorded no finished episode yet")
         axes.plot(*zip(*points, strict=True), marker="o" if len(points) == 1 else None, label=str(run.path))
-    axes.set_xlabel("environment steps")
+    axes.set(xlabel="environment steps", ylabel="mean return of training episodes")
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.set_ylabel("mean return of training episodes")
-    axes.grid(alpha=0.3)
     axes.legend(loc="best", fontsize="small")
-    figure.savefig(path, dpi=150)
+    picture.savefig(path, dpi=150)

@@ -24,7 +24,7 @@ from toy import Toy, Walk, contents
 import npg
 from npg.algorithms import ALGORITHMS, Agent
 from npg.envs.spaces import normalizers
-from npg.lab import cli
+from npg.lab import cli, equations
 from npg.lab.presets import PRESETS
 from npg.lab.runs import Run
 from npg.problems import short_corridor
@@ -230,12 +230,16 @@ def test_a_bad_argument_of_check_is_named(argument, npg_):
     assert re.fullmatch(rf"npg: error: {name} must be .*at least \d, got {value}\n", err)
 
 
-def test_equations_prints_the_map(npg_):
+def test_equations_prints_where_each_is_computed_and_the_test_that_defines_it(npg_):
     status, out, err = npg_("equations")
     assert (status, err) == (0, "")
-    assert "01-policy-gradient.md" in out
-    assert "| equation | function | test |" in out
-    assert "`npg.distributions.Categorical.score`" in next(row for row in out.splitlines() if row.startswith("| (2.3)"))
+    lines = out.splitlines()
+    assert len(lines) == 2 * sum(len(equations.tags(chapter)) for chapter in equations.chapters())
+    k = next(i for i, line in enumerate(lines) if line.startswith("(2.3) "))
+    assert re.fullmatch(r"\(2\.3\) +npg/distributions\.py:\d+  npg\.distributions\.Categorical\.score", lines[k])
+    assert re.fullmatch(r" +tests/test_distributions\.py:\d+  test_\w+", lines[k + 1])
+    assert len(npg_("equations", "--all")[1].splitlines()) > len(lines)
+    assert npg_("equations", "--write") == (0, "", "")  # they are as they should be
 
 
 def test_plot_writes_a_picture_and_says_where(npg_):

@@ -1,14 +1,16 @@
-"""Learning curves show what was recorded."""
+"""Pictures show what was recorded, and scripts share arguments, runs and intervals."""
 
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 from toy import Toy, Walk
 
 import npg
-from npg.lab.plotting import learning_curves
+from npg.lab.plotting import arguments, band, figure, learning_curves, mean_and_interval, repeated, save
 from npg.lab.runs import Run
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -87,3 +89,130 @@ def test_drawing_leaves_the_state_of_pyplot_alone(tmp_path):
     before = set(sys.modules)
     learning_curves([walk_run(tmp_path / "run")], tmp_path / "curves.png")
     assert "matplotlib.pyplot" not in set(sys.modules) - before
+
+
+@pytest.mark.parametrize("n", [2, 3, 10, 100])
+def test_the_interval_of_a_mean_is_that_of_a_t_test(n):
+    x = np.random.default_rng(n).normal(3.0, 2.0, size=(n, 4))
+    mean, half = mean_and_interval(x)
+    low, high = stats.ttest_1samp(x, 0).confidence_interval(0.95)
+    np.testing.assert_allclose((mean - half, mean + half), (low, high), rtol=1e-10)
+
+
+def test_the_interval_of_a_mean_covers_it_in_95_of_100_experiments():
+    x = np.random.default_rng(0).normal(1.0, 5.0, size=(5, 20_000))
+    mean, half = mean_and_interval(x)
+    assert abs((abs(mean - 1) <= half).mean() - 0.95) < 4 * np.sqrt(0.95 * 0.05 / 20_000)
+
+
+def test_a_band_is_the_mean_of_the_runs_between_the_ends_of_its_interval():
+    x, runs = np.arange(7.0), np.random.default_rng(0).normal(size=(4, 7))
+    _, (axes,) = figure()
+    band(axes, x, runs, "a method", linestyle="--")
+    (line,), (area,) = axes.lines, axes.collections
+    mean, half = mean_and_interval(runs)
+    np.testing.assert_array_equal(line.get_xydata(), np.stack((x, mean), axis=1))
+    assert (line.get_label(), line.get_linestyle()) == ("a method", "--")
+    outline = {tuple(point) for point in area.get_paths()[0].vertices}
+    assert outline == {*zip(x, mean - half, strict=True), *zip(x, mean + half, strict=True)}
+    np.testing.assert_array_equal(area.get_facecolor()[0, :3], matplotlib.colors.to_rgb(line.get_color()))
+
+
+def test_a_figure_has_its_panels_row_by_row():
+    picture, panels = figure(6, 4, rows=2, columns=3)
+    assert panels == picture.axes
+    places = [axes.get_subplotspec() for axes in panels]
+    assert [(p.rowspan.start, p.colspan.start) for p in places] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+    assert tuple(picture.get_size_inches()) == (6, 4)
+
+
+def test_a_picture_is_saved_in_the_current_folder_and_named(tmp_path, monkeypatch, capsys):
+    from matplotlib.image import imread
+
+    monkeypatch.chdir(tmp_path)
+    save(figure(4, 2)[0], "something")
+    assert capsys.readouterr().out == "something.png\n"
+    assert imread("something.png").shape[:2] == (300, 600)
+
+
+OPTIONS = {"runs": (10, 2), "delta": (0.01, 0, 0.02), "method": ("reinforce", "a2c")}
+
+
+def given(monkeypatch, *argv):
+    monkeypatch.setattr(sys, "argv", ["script.py", *argv])
+    return vars(arguments("What it shows.", **OPTIONS))
+
+
+def test_arguments_have_the_type_of_their_defaults(monkeypatch):
+    assert given(monkeypatch) == {"runs": 10, "delta": 0.01, "method": "reinforce"}
+    assert given(monkeypatch, "--runs", "2", "--delta", "0.02", "--method", "a2c") == {
+        "runs": 2,
+        "delta": 0.02,
+        "method": "a2c",
+    }
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--runs", "1"], "--runs must be at least 2, got 1"),
+        (["--delta", "-0.01"], "--delta must be at least 0 and at most 0.02, got -0.01"),
+        (["--delta", "0.03"], "--delta must be at least 0 and at most 0.02, got 0.03"),
+        (["--delta", "nan"], "--delta must be at least 0 and at most 0.02, got nan"),
+        (["--runs", "2.5"], "argument --runs: invalid int value: '2.5'"),
+        (["--method", "dqn"], "argument --method: invalid choice: 'dqn'"),
+        (["--seed", "0"], "unrecognized arguments: --seed 0"),
+    ],
+)
+def test_a_wrong_argument_is_one_error_that_names_it(argv, message, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        given(monkeypatch, *argv)
+    *usage, error = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"script.py: error: {message}")
+    assert all(line.startswith(("usage: ", " ")) for line in usage)
+
+
+def test_the_help_of_a_script_is_its_docstring_and_its_defaults(monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        given(monkeypatch, "--help")
+    shown = capsys.readouterr().out
+    assert "What it shows." in shown
+    assert "0.01 by default" in shown
+
+
+def test_runs_are_repeated_with_the_seeds_that_their_seed_spawns():
+    draws = repeated(lambda seed: seed.generate_state(2).tolist(), 3, seed=5)
+    assert draws == [seed.generate_state(2).tolist() for seed in np.random.SeedSequence(5).spawn(3)]
+    assert len({tuple(draw) for draw in draws}) == 3
+
+
+def until(complete):
+    """A run that Ctrl-C interrupts after so many complete ones."""
+
+    def run(seed):
+        if seed.spawn_key[0] == complete:
+            raise KeyboardInterrupt
+        return seed.spawn_key[0]
+
+    return run
+
+
+def test_an_interrupt_leaves_the_complete_runs_and_says_so(capsys):
+    assert repeated(until(3), 10, seed=0) == [0, 1, 2]
+    out, err = capsys.readouterr()
+    assert err.endswith("interrupted: what follows is of the 3 runs that are complete\n")
+    assert out == ""
+
+
+@pytest.mark.parametrize("complete", [0, 1])
+def test_an_interrupt_before_two_runs_are_complete_ends_the_script(complete):
+    with pytest.raises(SystemExit, match="interrupted before two runs were complete"):
+        repeated(until(complete), 10, seed=0)
+
+
+@pytest.mark.process
+def test_the_module_needs_the_extra_only_when_it_draws():
+    code = (
+        "import sys, npg.lab.plotting; sys.exit(any(m in sys.modules for m in ('matplotlib', 'tqdm', 'scipy.stats')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
