@@ -14,25 +14,22 @@ the best policy, p = 0.586, worth −11.66.
     python examples/actor_critic_race.py [--runs 10]        writes actor_critic_race.png; about 3 minutes on one core
 """
 
-import argparse
-import sys
 import time
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
-from scipy.stats import t
-from tqdm import tqdm
 
 import npg
 from npg.lab.collect import Collector
+from npg.lab.plotting import arguments, band, figure, mean_and_interval, repeated, save
 from npg.lab.training import updates
 
 SCALE = {"scale": [2.4, 3.0, 0.21, 3.0]}  # half-widths; the policy is affine in the observation, the critic quadratic
 CORRIDOR = {"features": "constant", "gamma": 1.0}
 ONE_VALUE = CORRIDOR | {"value_features": "constant"}
 ONE_BASELINE = CORRIDOR | {"baseline_features": "constant", "episodes": 1, "optimizer": "ascent"}
+STEPS = {"alpha": 2**-9, "alpha_w": 2**-6}
 START = np.log([0.95, 0.05])  # logits of left and right in the corridor
 
 # method: algorithm, number of environments (0: one, not in a vector), settings beyond the defaults
@@ -46,13 +43,9 @@ CARTPOLE_METHODS = {
 }
 CORRIDOR_METHODS = {
     "REINFORCE": ("reinforce", 0, ONE_BASELINE | {"baseline": "none", "alpha": 2**-12}),
-    "REINFORCE with baseline": ("reinforce", 0, ONE_BASELINE | {"alpha": 2**-9, "alpha_w": 2**-6}),
-    "one-step AC": ("one_step_actor_critic", 0, ONE_VALUE | {"alpha": 2**-9, "alpha_w": 2**-6}),
-    "AC(λ)": (
-        "actor_critic_lambda",
-        0,
-        ONE_VALUE | {"alpha": 2**-9, "alpha_w": 2**-6, "lam_theta": 0.8, "lam_w": 0.8},
-    ),
+    "REINFORCE with baseline": ("reinforce", 0, ONE_BASELINE | STEPS),
+    "one-step AC": ("one_step_actor_critic", 0, ONE_VALUE | STEPS),
+    "AC(λ)": ("actor_critic_lambda", 0, ONE_VALUE | STEPS | {"lam_theta": 0.8, "lam_w": 0.8}),
     "batch AC": ("batch_actor_critic", 0, ONE_VALUE | {"episodes": 4, "lam": 0.95, "alpha": 0.1}),
     "A2C": ("a2c", 4, ONE_VALUE | {"n_steps": 32, "lam": 0.95, "beta": 0.0, "alpha": 0.05, "alpha_w": 0.5}),
 }
@@ -61,14 +54,13 @@ RACES = {  # environment: its methods, environment steps, first logits
     "npg/ShortCorridor-v0": (CORRIDOR_METHODS, 20_000, START),
 }
 POINTS = 50
+Method = tuple[str, int, dict[str, object]]
+Races = dict[str, tuple[dict[str, Method], int, np.ndarray | None]]
+Curves = dict[tuple[str, str], np.ndarray]  # of an environment and a method: (runs, POINTS)
 
 
 def learning_curve(
-    env_id: str,
-    method: tuple[str, int, dict[str, object]],
-    steps: int,
-    seed: np.random.SeedSequence,
-    start: np.ndarray | None = None,
+    env_id: str, method: Method, steps: int, seed: np.random.SeedSequence, start: np.ndarray | None
 ) -> np.ndarray:
     """Mean return of the latest episodes of one run at equally spaced environment steps: (POINTS,)."""
     algorithm, num_envs, settings = method
@@ -91,80 +83,57 @@ def learning_curve(
     return np.interp(grid, *zip(*points, strict=True))
 
 
-def race(
-    description: str, races: dict[str, tuple[dict[str, tuple[str, int, dict[str, object]]], int, np.ndarray | None]]
-) -> dict[tuple[str, str], np.ndarray]:
-    """Curves (runs, POINTS) of every method in every environment, as the command line says, after printing a table."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    if args.runs < 2 or args.seed < 0:
-        parser.error("--runs must be at least 2 and --seed at least 0")
+def compute(races: Races, runs: int, seed: int) -> tuple[Curves, dict[tuple[str, str], float]]:
+    """Curves, and mean seconds of a run."""
+    names = [(env_id, name) for env_id, (methods, *_) in races.items() for name in methods]
 
-    results: dict[tuple[str, str], list[np.ndarray]] = {
-        (env_id, name): [] for env_id, (methods, *_) in races.items() for name in methods
-    }
-    seconds = dict.fromkeys(results, 0.0)
-    try:
-        for seed in tqdm(np.random.SeedSequence(args.seed).spawn(args.runs), unit="run"):
-            for env_id, name in results:
-                methods, steps, start = races[env_id]
-                begin = time.perf_counter()
-                results[env_id, name].append(learning_curve(env_id, methods[name], steps, seed, start))
-                seconds[env_id, name] += time.perf_counter() - begin
-    except KeyboardInterrupt:
-        complete = min(map(len, results.values()))
-        if complete < 2:
-            sys.exit("interrupted before two runs were complete: there is nothing to draw")
-        print(f"interrupted: the figure is of the {complete} runs that are complete", file=sys.stderr)
+    def run(seed: np.random.SeedSequence) -> tuple[list[np.ndarray], list[float]]:
+        curves, seconds = [], []
+        for env_id, name in names:
+            methods, steps, start = races[env_id]
+            begin = time.perf_counter()
+            curves.append(learning_curve(env_id, methods[name], steps, seed, start))
+            seconds.append(time.perf_counter() - begin)
+        return curves, seconds
 
-    runs = min(map(len, results.values()))
+    curves, seconds = map(np.array, zip(*repeated(run, runs, seed), strict=True))  # (runs, methods, …)
+    return dict(zip(names, curves.swapaxes(0, 1), strict=True)), dict(zip(names, seconds.mean(axis=0), strict=True))
+
+
+def show(curves: Curves, seconds: dict[tuple[str, str], float]) -> None:
+    runs = len(next(iter(curves.values())))
     print(f"mean return over {runs} runs ± 95 % confidence, of all steps and of the last fifth, and seconds a run")
-    for (env_id, name), curves in results.items():
-        cells = ""
-        for part in (slice(None), slice(-POINTS // 5, None)):
-            mean, error = mean_and_error(np.array(curves[:runs])[:, part].mean(axis=1))
-            cells += f"{f'{mean:.1f} ± {error:.1f}':>18}"
-        print(f"{env_id:<22}{name:<25}{cells}{seconds[env_id, name] / len(curves):>8.1f}")
-    return {key: np.array(curves[:runs]) for key, curves in results.items()}
+    for (env_id, name), of_method in curves.items():
+        parts = (of_method, of_method[:, -POINTS // 5 :])
+        cells = (f"{'{:.1f} ± {:.1f}'.format(*mean_and_interval(part.mean(axis=1))):>18}" for part in parts)
+        print(f"{env_id:<22}{name:<25}{''.join(cells)}{seconds[env_id, name]:>8.1f}")
 
 
-def draw(axes: Axes, env_id: str, steps: int, results: dict[tuple[str, str], np.ndarray]) -> None:
-    """The curves of one environment with their bands."""
-    for (of_env, name), curves in results.items():
-        if of_env == env_id:
-            mean, error = mean_and_error(curves)
-            x = np.linspace(0, steps, POINTS + 1)[1:]
-            (line,) = axes.plot(x, mean, label=name)
-            axes.fill_between(x, mean - error, mean + error, color=line.get_color(), alpha=0.15, linewidth=0)
-    axes.set_title(env_id)
-    axes.set_xlabel("environment steps")
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.grid(alpha=0.3)
-
-
-def mean_and_error(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over runs, the first axis, and half the width of its 95 % confidence interval."""
-    return x.mean(axis=0), t.ppf(0.975, len(x) - 1) * x.std(axis=0, ddof=1) / np.sqrt(len(x))
+def draw(races: Races, curves: Curves) -> tuple[Figure, list[Axes]]:
+    """The curves with their bands, one panel for each environment."""
+    picture, panels = figure(7.5 * len(races), 5, columns=len(races))
+    for axes, (env_id, (methods, steps, _)) in zip(panels, races.items(), strict=True):
+        for name in methods:
+            band(axes, np.linspace(0, steps, POINTS + 1)[1:], curves[env_id, name], name)
+        axes.set(title=env_id, xlabel="environment steps", ylabel="mean return of training episodes")
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+    return picture, panels
 
 
 def main() -> None:
-    results = race(__doc__, RACES)
-    figure = Figure(figsize=(13, 5), layout="constrained")
-    for axes, (env_id, (_, steps, _)) in zip(figure.subplots(1, 2), RACES.items(), strict=True):
-        draw(axes, env_id, steps, results)
-    left, right = figure.axes
-    left.set_ylabel("mean return of training episodes")
+    args = arguments(__doc__, runs=(10, 2), seed=(0, 0))
+    curves, seconds = compute(RACES, args.runs, args.seed)
+    show(curves, seconds)
+    picture, (left, right) = draw(RACES, curves)
     left.set_ylim(0, 520)
-    left.legend(loc="lower right")
     p = 2 - np.sqrt(2)  # the best, Eq. (4.17)
-    right.axhline((2 * p - 4) / (p * (1 - p)), color="black", linestyle="--", linewidth=1)
+    best = (2 * p - 4) / (p * (1 - p))
+    right.axhline(best, color="black", linestyle="--", linewidth=1, label="best policy of the corridor")
     right.set_yscale("symlog", linthresh=10)
     right.set_ylim(-1000, -8)
-    right.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}"))
-    figure.savefig("actor_critic_race.png", dpi=150)
-    print("actor_critic_race.png")
+    right.yaxis.set_major_formatter("{x:,.0f}")
+    right.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    save(picture, "actor_critic_race")
 
 
 if __name__ == "__main__":

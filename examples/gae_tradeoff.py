@@ -9,17 +9,17 @@ bias over actions, a baseline error that a policy gradient does not see, Eq. (1.
 Neither curve need be monotone: bottom right is the example of chapter 7, where the bias from the first state is zero at
 both ends and largest in the middle, and the variance falls with λ.
 
-    python examples/gae_tradeoff.py        prints the table and writes gae_tradeoff.png
+    python examples/gae_tradeoff.py        prints the table and writes gae_tradeoff.png, in a second
+
+``--seed`` is that of the random problem, policy and error of the critic, whose smaller size is ``--error``.
 """
 
-import argparse
-
 import numpy as np
-from matplotlib.figure import Figure
 
 import npg
 from npg.exact import TabularMDP, enumerate_trajectories
 from npg.features import OneHot
+from npg.lab.plotting import arguments, figure, save
 from npg.problems import garnet
 from npg.returns import gae
 from npg.trajectories import Trajectories
@@ -74,18 +74,15 @@ def not_monotone() -> tuple[np.ndarray, np.ndarray]:
     traj, p = enumerate_trajectories(mdp, policy, np.zeros(policy.n_params), 3)
     v = np.array([0.0, 1.0, -1.0, 1.0, 0.0])
     mean, variance = np.moveaxis([moments(mdp, traj, p, v, lam) for lam in LAM], 1, 0)
-    return mean[:, 0, 0], variance[:, 0, 0]
+    bias, variance = mean[:, 0, 0], variance[:, 0, 0]
+    assert np.allclose(bias, LAM * (1 - LAM) / 2), "chapter 7"
+    assert np.allclose(variance, (1 - LAM) ** 2 * (2 - LAM) ** 2 / 4), "chapter 7"
+    return bias, variance
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=1, help="of the random problem, policy and critic's error")
-    parser.add_argument("--error", type=float, default=0.3, help="standard deviation of the smaller error of v_π")
-    args = parser.parse_args()
-    if args.seed < 0 or not 0 < args.error <= 100:
-        parser.error("--seed must be at least 0 and --error lie in (0, 100]")
-
-    rng = np.random.default_rng(args.seed)
+def compute(seed: int, size: float) -> tuple[str, dict[str, np.ndarray]]:
+    """The problem in words; of each critic (λ, 3): bias², bias² without what all actions share, variance."""
+    rng = np.random.default_rng(seed)
     mdp = unrolled(garnet(3, 2, 2, gamma=0.95, termination=0.05, seed=rng), STEPS)
     policy = npg.SoftmaxLinear(OneHot(mdp.n_states), mdp.n_actions)
     theta = rng.normal(size=policy.n_params)
@@ -94,68 +91,65 @@ def main() -> None:
     assert not traj.truncated.any(), "every episode ends by itself"
     weights = mdp.visitation(policy, theta, gamma=1, normalized=True)[:, None] * pi
     noise = rng.normal(size=mdp.n_states) * ~mdp.terminal
-    critics = {
-        "v_π": v,
-        f"v_π + error of size {args.error:g}": v + args.error * noise,
-        f"v_π + error of size {3 * args.error:g}": v + 3 * args.error * noise,
-        "zero": np.zeros_like(v),
-    }
-
-    curves: dict[str, np.ndarray] = {}  # of each critic, (λ, 3): bias², without what all actions share, variance
+    critics = {"v_π": v} | {f"v_π + error of size {c:g}": v + c * noise for c in (size, 3 * size)} | {"zero": 0 * v}
+    curves = {name: np.empty((len(LAM), 3)) for name in critics}
     for name, critic in critics.items():
-        rows = []
-        for lam in LAM:
+        for row, lam in zip(curves[name], LAM, strict=True):
             mean, variance = moments(mdp, traj, p, critic, lam)
             bias = np.where(weights > 0, mean - advantage, 0.0)
             expected = np.where(weights > 0, exact_bias(mdp, pi, critic - v, lam), 0.0)
             assert np.allclose(bias, expected, rtol=0, atol=1e-10), "Eq. (7.21)"
             seen = bias - (pi * bias).sum(axis=1, keepdims=True)
-            rows.append([(weights * x).sum() for x in (bias**2, seen**2, variance)])
-        curves[name] = np.array(rows)
+            row[:] = [(weights * x).sum() for x in (bias**2, seen**2, variance)]
+    problem = f"{len(p)} trajectories of at most {STEPS} steps; means over (s, a), of the squared advantage\n"
+    return problem + f"{(weights * advantage**2).sum():.4f}", curves
 
-    print(f"{len(p)} trajectories of at most {STEPS} steps; means over (s, a), of the squared advantage")
-    print(f"{(weights * advantage**2).sum():.4f}; bias* is without what all actions share, mse = bias² + variance")
+
+def show(problem: str, curves: dict[str, np.ndarray], bias: np.ndarray, variance: np.ndarray) -> None:
+    print(f"{problem}; bias* is without what all actions share, mse = bias² + variance")
     print(f"{'critic':<28}{'λ':>6}" + "".join(f"{x:>10}" for x in ("bias²", "bias*²", "variance", "mse", "mse*")))
     for name, curve in curves.items():
-        mse, mse_seen = curve[:, 0] + curve[:, 2], curve[:, 1] + curve[:, 2]
-        best, best_seen = int(mse.argmin()), int(mse_seen.argmin())
-        for i in sorted({0, len(LAM) // 2, best, best_seen, len(LAM) - 1}):
-            numbers = "".join(f"{x:>10.4f}" for x in np.abs([*curve[i], mse[i], mse_seen[i]]))
-            least = [f"least {x}" for x, j in (("mse", best), ("mse*", best_seen)) if i == j]
+        mse = curve[:, :2] + curve[:, 2:]  # with the whole bias, and with what a gradient sees of it
+        best = mse.argmin(axis=0)
+        for i in sorted({0, len(LAM) // 2, *best, len(LAM) - 1}):
+            numbers = "".join(f"{x:>10.4f}" for x in np.abs([*curve[i], *mse[i]]))
+            least = [f"least {x}" for x, j in zip(("mse", "mse*"), best, strict=True) if i == j]
             print(f"{name:<28}{LAM[i]:>6.2f}{numbers}  {', '.join(least)}".rstrip())
-    bias, variance = not_monotone()
-    assert np.allclose(bias, LAM * (1 - LAM) / 2), "chapter 7"
-    assert np.allclose(variance, (1 - LAM) ** 2 * (2 - LAM) ** 2 / 4), "chapter 7"
     print("example of chapter 7, from the first state: bias and variance")
     for i in (0, len(LAM) // 2, len(LAM) - 1):
         print(f"λ = {LAM[i]:.2f}{bias[i]:>10.4f}{variance[i]:>10.4f}")
 
-    figure = Figure(figsize=(11, 8), layout="constrained")
-    (top_left, top_right), (bottom_left, bottom_right) = figure.subplots(2, 2, sharex=True)
-    for name, curve in curves.items():
-        (line,) = top_left.plot(LAM, np.sqrt(curve[:, 0]), label=name)
-        color = line.get_color()
-        top_left.plot(LAM, np.sqrt(curve[:, 1]), ":", color=color)
-        top_right.plot(LAM, curve[:, 2], color=color)
-        for bias2, style in ((curve[:, 0], "-"), (curve[:, 1], ":")):
+
+def draw(curves: dict[str, np.ndarray], bias: np.ndarray, variance: np.ndarray) -> None:
+    picture, panels = figure(11, 8.5, 2, 2)
+    of_bias, of_variance, of_mse, example = panels
+    for color, (name, curve) in zip(("C0", "C1", "C2", "C3"), curves.items(), strict=True):
+        of_variance.plot(LAM, curve[:, 2], color=color)
+        for bias2, style, label in zip(curve.T[:2], ("-", ":"), (name, f"{name}, bias*"), strict=True):
             mse = bias2 + curve[:, 2]
-            bottom_left.plot(LAM, mse, style, color=color)
-            bottom_left.plot(LAM[mse.argmin()], mse.min(), "o", color=color)
-    top_left.set_title("root mean square of the bias (dotted: what a gradient sees)")
-    top_right.set_title("variance given (s, a)")
-    bottom_left.set_title("mean squared error (dots: least)")
-    bottom_right.set_title("not monotone: the example of chapter 7")
-    bottom_right.plot(LAM, bias, color="black", label="bias")
-    bottom_right.plot(LAM, variance, "--", color="black", label="variance")
-    for axes in figure.axes:
+            of_bias.plot(LAM, np.sqrt(bias2), style, color=color)
+            of_mse.plot(LAM, mse, style, color=color, label=label)
+            of_mse.plot(LAM[mse.argmin()], mse.min(), "o", color=color)
+    of_bias.set(title="bias (dotted: bias*, what a gradient sees of it)", ylabel="root mean square bias, in return")
+    of_variance.set(title="variance given (s, a)", ylabel="variance, in squared return")
+    of_mse.set(title="mean squared error (dots: least)", ylabel="bias² + variance, in squared return")
+    example.set(title="not monotone: the example of chapter 7", ylabel="bias in return, variance in squared return")
+    example.plot(LAM, bias, color="black", label="bias")
+    example.plot(LAM, variance, "--", color="black", label="variance")
+    example.legend()
+    for axes in panels:
         axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.3)
-    top_right.legend(handles=top_left.get_lines()[::2], loc="upper right")
-    bottom_right.legend()
-    for axes in (bottom_left, bottom_right):
         axes.set_xlabel("λ")
-    figure.savefig("gae_tradeoff.png", dpi=150)
-    print("gae_tradeoff.png")
+    picture.legend(*of_mse.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
+    save(picture, "gae_tradeoff")
+
+
+def main() -> None:
+    args = arguments(__doc__, seed=(1, 0), error=(0.3, 1e-6, 100))
+    problem, curves = compute(args.seed, args.error)
+    example = not_monotone()
+    show(problem, curves, *example)
+    draw(curves, *example)
 
 
 if __name__ == "__main__":

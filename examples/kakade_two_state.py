@@ -12,16 +12,19 @@ with probability 0.8; 0.087 is chosen so that time and least μ(1) of the plain 
 reported of the paper's figure.
 
     python examples/kakade_two_state.py        prints the table and writes kakade_two_state.png, in about ten seconds
+
+``--alpha`` is the step size of both methods in the table, which gives up after ``--most`` steps.
 """
 
-import argparse
+import itertools
+from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 from scipy.integrate import solve_ivp
 
 import npg
 from npg.features import OneHot
+from npg.lab.plotting import arguments, figure, save
 from npg.problems import two_state
 
 MDP = two_state()  # its γ and ρ_0 play no part in the average reward
@@ -62,13 +65,11 @@ def advantages(theta: np.ndarray) -> np.ndarray:
 
 def flow(method: str, theta: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
     """Time at which 95 % of the best average reward is reached, times (T,) and θ (T, 4) until 99.5 % are."""
-
     events = [lambda t, theta, f=f: MDP.average_reward(POLICY, theta) - f * BEST for f in (GOAL, 0.995)]
     events[1].terminal = True
     field = FIELDS[method]
-    solution = solve_ivp(
-        lambda t, theta: field(theta), (0, 1e10), theta, method="LSODA", rtol=1e-8, atol=1e-10, events=events
-    )
+    how = {"method": "LSODA", "rtol": 1e-8, "atol": 1e-10, "events": events}
+    solution = solve_ivp(lambda t, theta: field(theta), (0, 1e10), theta, **how)
     return solution.t_events[0][0], solution.t, solution.y.T
 
 
@@ -81,70 +82,69 @@ def steps(method: str, theta: np.ndarray, alpha: float, most: int) -> int | None
     return None
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--alpha", type=float, default=0.1, help="step size of both methods in the table")
-    parser.add_argument("--most", type=int, default=2000, help="steps after which the table gives up")
-    args = parser.parse_args()
-    if not 0 < args.alpha <= 1 or args.most < 1:
-        parser.error("--alpha must lie in (0, 1] and --most be at least 1")
+class Curve(NamedTuple):
+    """A flow at T times, and how many real steps the same takes, None if too many."""
 
+    steps: int | None
+    time: float
+    t: np.ndarray
+    thetas: np.ndarray
+    share: np.ndarray  # μ(1)
+    reward: np.ndarray
+
+
+def compute(alpha: float, most: int) -> dict[tuple[float, str], Curve]:
+    """A curve of each first policy and method."""
+    curves = {}
+    for stay, method in itertools.product(STAYS, FIELDS):
+        time, t, thetas = flow(method, start(stay))
+        share = np.array([MDP.stationary_distribution(POLICY, row)[1] for row in thetas])
+        reward = np.array([MDP.average_reward(POLICY, row) for row in thetas])
+        curves[stay, method] = Curve(steps(method, start(stay), alpha, most), time, t, thetas, share, reward)
+    return curves
+
+
+def show(curves: dict[tuple[float, str], Curve], alpha: float, most: int) -> None:
     print(f"until the average reward is {GOAL * BEST:g}, 95 % of the best; every first policy has μ = (0.8, 0.2)")
-    print(
-        f"{'Pr(stay) in state 0, 1':<26}{'method':<10}{f'steps, α = {args.alpha:g}':>18}{'time':>12}{'least μ(1)':>13}"
-    )
-    curves, error = {}, 0.0
-    for stay in STAYS:
-        theta = start(stay)
-        for method in FIELDS:
-            time, t, thetas = flow(method, theta)
-            mu = np.array([MDP.stationary_distribution(POLICY, row)[1] for row in thetas])
-            reward = np.array([MDP.average_reward(POLICY, row) for row in thetas])
-            curves[stay, method] = time, t, thetas, mu, reward
-            count = steps(method, theta, args.alpha, args.most)
-            label = f"> {args.most}" if count is None else f"{count}"
-            print(f"{f'{1 - (1 - stay) / 4:g}, {stay:g}':<26}{method:<10}{label:>18}{time:>12.4g}{mu.min():>13.2g}")
-            if method == "natural":
-                error = max(error, *(np.abs(natural(row) - advantages(row)).max() for row in thetas))
+    print(f"{'Pr(stay) in state 0, 1':<26}{'method':<10}{f'steps, α = {alpha:g}':>18}{'time':>12}{'least μ(1)':>13}")
+    for (stay, method), curve in curves.items():
+        count = f"> {most}" if curve.steps is None else f"{curve.steps}"
+        first = f"{1 - (1 - stay) / 4:g}, {stay:g}"
+        print(f"{first:<26}{method:<10}{count:>18}{curve.time:>12.4g}{curve.share.min():>13.2g}")
+    thetas = [theta for (_, method), curve in curves.items() if method == "natural" for theta in curve.thetas]
+    error = max(np.abs(natural(theta) - advantages(theta)).max() for theta in thetas)
     print(f"largest difference of F⁺∇r from the advantages along the natural curves: {error:.1g}")
 
-    figure = Figure(figsize=(15, 4.8), layout="constrained")
-    reward_axes, share_axes, phase_axes = figure.subplots(1, 3)
-    for (stay, method), (time, t, thetas, mu, reward) in curves.items():
-        if stay not in DRAWN:
-            continue
-        style = {"color": COLORS[method], "linestyle": DRAWN[stay]}
-        reward_axes.plot(t, reward, label=f"{method}, from Pr(stay | 1) = {stay:g}", **style)
-        share_axes.plot(t, mu, **style)
-        at = {"color": COLORS[method], "marker": "o", "markersize": 5}
-        reward_axes.plot(time, GOAL * BEST, **at)
-        share_axes.plot(time, np.interp(time, t, mu), **at)
-        odds = thetas[:, :2] - thetas[:, 2:]
-        phase_axes.plot(*odds.T, **style)
-        phase_axes.plot(*odds[0], "o", color="black", markersize=6, markerfacecolor="white", zorder=3)
-        phase_axes.plot(*[np.interp(time, t, x) for x in odds.T], **at)
-    reward_axes.axhline(BEST, color="black", linestyle=":", linewidth=1)
-    reward_axes.text(1.3e-2, BEST + 0.02, "best: stay in state 1", fontsize=9)
-    reward_axes.axhline(1, color="black", linestyle=":", linewidth=1)
-    reward_axes.text(1e4, 1.02, "stay in state 0", fontsize=9)
-    reward_axes.set_ylabel("average reward r(π)")
-    reward_axes.set_ylim(0.4, 2.15)
-    reward_axes.set_title("average reward (dots: 95 % of the best)")
-    share_axes.set_yscale("log")
-    share_axes.set_ylabel("μ(1)")
-    share_axes.set_title("share of time in the better state")
-    for axes in (reward_axes, share_axes):
-        axes.set_xscale("log")
-        axes.set_xlim(1e-2, 1e8)
-        axes.set_xlabel("time = step size × number of steps")
-    reward_axes.legend(loc="lower right", fontsize=8.5)
-    phase_axes.set_xlabel("log-odds of staying in state 0")
-    phase_axes.set_ylabel("log-odds of staying in state 1")
-    phase_axes.set_title("parameters (rings: first policies)")
-    for axes in figure.axes:
-        axes.grid(alpha=0.3)
-    figure.savefig("kakade_two_state.png", dpi=150)
-    print("kakade_two_state.png")
+
+def draw(curves: dict[tuple[float, str], Curve]) -> None:
+    picture, (of_reward, of_share, phase) = figure(17, 4.8, columns=3)
+    for stay, method in itertools.product(DRAWN, FIELDS):
+        curve, color = curves[stay, method], COLORS[method]
+        odds = (curve.thetas[:, :2] - curve.thetas[:, 2:]).T
+        for axes, x, y in (of_reward, curve.t, curve.reward), (of_share, curve.t, curve.share), (phase, *odds):
+            label = f"{method}, Pr(stay | 1) = {stay:g} at first"
+            axes.plot(x, y, color=color, linestyle=DRAWN[stay], label=label)
+            axes.plot(*[np.interp(curve.time, curve.t, z) for z in (x, y)], "o", color=color, markersize=5)
+        phase.plot(*odds[:, 0], "o", color="black", markersize=6, markerfacecolor="white", zorder=3)
+    for reward, x, policy in (BEST, 1.3e-2, "best: stay in state 1"), (1, 1e4, "stay in state 0"):
+        of_reward.axhline(reward, color="black", linestyle=":", linewidth=1)
+        of_reward.text(x, reward + 0.02, policy, fontsize=9)
+    time = {"xscale": "log", "xlim": (1e-2, 1e8), "xlabel": "time = step size × number of steps"}
+    of_reward.set(
+        title="average reward (dots: 95 % of the best)", ylabel="r(π), reward a step", ylim=(0.4, 2.15), **time
+    )
+    of_share.set(title="share of time in the better state", ylabel="μ(1)", yscale="log", **time)
+    phase.set(title="parameters (rings: first policies)", ylabel="log-odds of staying in state 1")
+    phase.set_xlabel("log-odds of staying in state 0")
+    phase.legend(title="in all three", loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small")
+    save(picture, "kakade_two_state")
+
+
+def main() -> None:
+    args = arguments(__doc__, alpha=(0.1, 1e-4, 1), most=(2000, 1))
+    curves = compute(args.alpha, args.most)
+    show(curves, args.alpha, args.most)
+    draw(curves)
 
 
 if __name__ == "__main__":

@@ -14,17 +14,21 @@ and may zigzag across it, with σ falling slowly. Steps of fixed Euclidean lengt
 (a) along σ ≈ 0 and do arrive: exact gradients need no exploration, sampled ones would.
 
     python examples/lqr_vector_field.py        prints the table and writes lqr_vector_field.png, in about 5 seconds
+
+``--steps`` steps of radius δ = ``--delta`` are made.
 """
 
-import argparse
-
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
+from npg.lab.plotting import arguments, figure, save
 from npg.lqr import LQR
 from npg.optimizers import kl_step
 
 PROBLEM = LQR()
+BEST = PROBLEM.optimal_gain().item()
+J_BEST = PROBLEM.J(np.array([[BEST]]), np.array([1e-12]))
+K, SIGMA = np.linspace(-1.95, -0.05, 20), np.linspace(0.05, 1, 14)  # where the arrows are
 START = (-1.3, 0.5)
 LENGTH = 0.01
 STARTS = (START, (-1.85, 0.3), (-1.75, 0.85), (-1.0, 0.95), (-0.2, 0.85), (-0.1, 0.3))
@@ -33,6 +37,11 @@ FIELDS = {  # (natural, log σ)
     "natural, (k, σ)": (True, False),
     "natural, (k, log σ)": (True, True),
     "plain, (k, log σ)": (False, True),
+}
+TITLES = {
+    "plain, (k, σ)": "(a) plain gradient in (k, σ)",
+    "natural, (k, σ)": "(b) natural gradient, in (k, σ) or (k, log σ)",
+    "plain, (k, log σ)": "(c) plain gradient in (k, log σ)",
 }
 COLORS = dict(zip(FIELDS, ("C3", "C0", "C9", "C1"), strict=True))
 
@@ -77,83 +86,63 @@ def ascend_euclidean(k: float, sigma: float, length: float, target: float) -> tu
     return n, k, sigma
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--delta", type=float, default=0.01, help="radius δ of a step")
-    args = parser.parse_args()
-    if not 1 <= args.steps <= 3000 or not 0 < args.delta <= 0.02:
-        parser.error("--steps must lie between 1 and 3000 and --delta in (0, 0.02]")
-
-    best = PROBLEM.optimal_gain().item()
-    J_best = PROBLEM.J(np.array([[best]]), np.array([1e-12]))
-    k_grid, sigma_grid = np.linspace(-1.95, -0.05, 20), np.linspace(0.05, 1, 14)
-    fields = {name: np.array([[field(k, s, *how) for k in k_grid] for s in sigma_grid]) for name, how in FIELDS.items()}
+def show(fields: dict[str, np.ndarray], paths: dict[str, list[np.ndarray]], delta: float) -> None:
     one, other = fields["natural, (k, σ)"], fields["natural, (k, log σ)"]
     print(f"natural fields of (k, σ) and (k, log σ): largest relative difference {np.abs(one / other - 1).max():.1g}")
     plain, plain_log = (np.arctan2(*np.moveaxis(fields[name], 2, 0)) for name in ("plain, (k, σ)", "plain, (k, log σ)"))
     angle = np.degrees(np.abs(plain - plain_log))
     print(f"plain fields: up to {angle.max():.0f}° apart over (k, σ), on average {angle.mean():.0f}°")
-
-    paths = {name: [ascend(*start, *how, args.delta, args.steps) for start in STARTS] for name, how in FIELDS.items()}
-    print(f"after {args.steps} steps of ½ΔᵀFΔ = {args.delta:g}; optimum k* = {best:.4f}, σ → 0, J* = {J_best:.4f}")
+    steps = len(paths["plain, (k, σ)"][0]) - 1
+    print(f"after {steps} steps of ½ΔᵀFΔ = {delta:g}; optimum k* = {BEST:.4f}, σ → 0, J* = {J_BEST:.4f}")
     print(f"{'k, σ from':<14}" + "".join(f"{name:>23}" for name in FIELDS))
     for i, (k, sigma) in enumerate(STARTS):
         ends = (paths[name][i][-1] for name in FIELDS)
         print(f"{f'{k:g}, {sigma:g}':<14}" + "".join(f"{f'{k:.4f}, {sigma:.1e}':>23}" for k, sigma in ends))
-    n, k, sigma = ascend_euclidean(*START, LENGTH, best)
+    n, k, sigma = ascend_euclidean(*START, LENGTH, BEST)
     print(f"steps of ‖Δ‖ = {LENGTH:g} instead, plain, (k, σ), from {START[0]:g}, {START[1]:g}: ", end="")
     print(f"{k:.4f}, {sigma:.1e} after {n} steps")
 
-    figure = Figure(figsize=(13, 9.5), layout="constrained")
-    panels = figure.subplots(2, 2)
-    k_fine, sigma_fine = np.linspace(-2, 0, 81), np.linspace(0.005, 1.05, 60)
-    gap = [[J_best - PROBLEM.J(np.array([[k]]), np.array([s])) for k in k_fine] for s in sigma_fine]
-    titles = {
-        "plain, (k, σ)": "(a) plain gradient in (k, σ)",
-        "natural, (k, σ)": "(b) natural gradient, in (k, σ) or (k, log σ)",
-        "plain, (k, log σ)": "(c) plain gradient in (k, log σ)",
-    }
-    for axes, (name, title) in zip(panels.flat, titles.items(), strict=False):
-        axes.contourf(k_fine, sigma_fine, np.log10(gap), levels=24, cmap="Greys", alpha=0.3)
-        arrows = fields[name] / np.linalg.norm(fields[name], axis=2, keepdims=True)
-        axes.quiver(
-            k_grid,
-            sigma_grid,
-            *np.moveaxis(arrows, 2, 0),
-            angles="xy",
-            pivot="mid",
-            scale=34,
-            width=0.0022,
-            color="0.25",
-        )
+
+def draw_path(axes: Axes, path: np.ndarray, color: str, label: str = "", **style: object) -> None:
+    """A ring where it begins, a dot where it ends."""
+    axes.plot(*path.T, color=color, linewidth=2, clip_on=False, label=label, **style)
+    axes.plot(*path[0], "o", color=color, markerfacecolor="white", markersize=7, zorder=4)
+    axes.plot(*path[-1], "o", color=color, markersize=7, clip_on=False, zorder=4)
+
+
+def draw(fields: dict[str, np.ndarray], paths: dict[str, list[np.ndarray]]) -> None:
+    picture, (*panels, last) = figure(14, 9.5, 2, 2)
+    k, sigma = np.linspace(-2, 0, 81), np.linspace(0.005, 1.05, 60)
+    gap = [[J_BEST - PROBLEM.J(np.array([[a]]), np.array([b])) for a in k] for b in sigma]
+    for axes, (name, title) in zip(panels, TITLES.items(), strict=True):
+        grey = axes.contourf(k, sigma, np.log10(gap), levels=24, cmap="Greys", alpha=0.3)
+        arrows = np.moveaxis(fields[name] / np.linalg.norm(fields[name], axis=2, keepdims=True), 2, 0)
+        axes.quiver(K, SIGMA, *arrows, angles="xy", pivot="mid", scale=34, width=0.0022, color="0.25")
         for path in paths[name]:
-            axes.plot(*path.T, color=COLORS[name], linewidth=2, clip_on=False)
-            axes.plot(*path[0], "o", color=COLORS[name], markerfacecolor="white", markersize=7)
-            axes.plot(*path[-1], "o", color=COLORS[name], markersize=7, clip_on=False, zorder=4)
-        axes.plot(best, 0, "*", color="gold", markeredgecolor="black", markersize=18, clip_on=False, zorder=5)
-        axes.set_title(title)
-        axes.set_xlim(-2, 0)
-        axes.set_ylim(0, 1.05)
-        axes.set_ylabel("θ₂ = σ")
-    last = panels[1, 1]
+            draw_path(axes, path, COLORS[name])
+        axes.plot(BEST, 0, "*", color="gold", markeredgecolor="black", markersize=18, clip_on=False, zorder=5)
+        axes.set(title=title, xlim=(-2, 0), ylim=(0, 1.05))
+        axes.grid(visible=False)
+    picture.colorbar(grey, ax=picture.axes, aspect=60, label="log₁₀(J* − J) in (a), (b), (c)")
     for name in FIELDS:
-        (k, sigma) = paths[name][0].T
         style = {"linestyle": "--", "zorder": 3} if name == "natural, (k, log σ)" else {}
-        last.plot(k, sigma, color=COLORS[name], linewidth=2, label=name, **style)
-        last.plot(k[-1], sigma[-1], "o", color=COLORS[name], markersize=7)
-    last.plot(*START, "o", color="black", markerfacecolor="white", markersize=7, zorder=4)
-    last.axvline(best, color="black", linestyle=":", linewidth=1)
-    last.text(best - 0.01, 3e-4, "k*", fontsize=12, ha="right")
-    last.set_yscale("log")
-    last.set_title(f"(d) {args.steps} steps from k = {START[0]:g}, σ = {START[1]:g}".replace("-", "−"))
-    last.set_ylabel("σ")
-    last.grid(alpha=0.3)
+        draw_path(last, paths[name][0], COLORS[name], name, **style)
+    last.axvline(BEST, color="black", linestyle=":", linewidth=1, label="k*")
+    title = f"(d) {len(paths[name][0]) - 1} steps from k = {START[0]:g}, σ = {START[1]:g}".replace("-", "−")
+    last.set(title=title, yscale="log")
     last.legend(loc="lower left")
-    for axes in panels.flat:
-        axes.set_xlabel("θ₁ = k")
-    figure.savefig("lqr_vector_field.png", dpi=150)
-    print("lqr_vector_field.png")
+    for axes in (*panels, last):
+        axes.set(xlabel="gain θ₁ = k", ylabel="standard deviation σ")
+    picture.suptitle("rings: first policies; dots: last ones; star: optimum", fontsize="medium")
+    save(picture, "lqr_vector_field")
+
+
+def main() -> None:
+    args = arguments(__doc__, steps=(300, 1, 3000), delta=(0.01, 1e-6, 0.02))
+    fields = {name: np.array([[field(k, s, *how) for k in K] for s in SIGMA]) for name, how in FIELDS.items()}
+    paths = {name: [ascend(*start, *how, args.delta, args.steps) for start in STARTS] for name, how in FIELDS.items()}
+    show(fields, paths, args.delta)
+    draw(fields, paths)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,12 @@ descent use whole batches, and PPO goes over each several times, so their first 
     python examples/trust_region_race.py [--runs 10]      writes trust_region_race.png; about 12 minutes on one core
 """
 
-from actor_critic_race import draw, race
-from matplotlib.figure import Figure
+from actor_critic_race import compute, draw, show
 
+from npg.lab.plotting import arguments, save
+
+ADAM = {"normalize": "standardize", "optimizer": "adam", "clip": None, "alpha": 0.03, "alpha_w": 1.0}
+BASELINE = {"outer_discount": False, "normalize": "scale", "alpha": 0.3}
 SCALE = {"scale": [2.4, 3.0, 0.21, 3.0]}
 CARTPOLE_METHODS = {
     "REINFORCE": ("reinforce", 16, SCALE | {"outer_discount": False, "alpha": 0.4}),
@@ -27,17 +30,8 @@ ACROBOT_VALUES = {"kind": "random_fourier", "n_features": 200, "length_scale": 1
 ACROBOT = {"scale": [1.0, 1.0, 1.0, 1.0, 6.0, 12.0]}
 CRITIC = ACROBOT | {"value_features": ACROBOT_VALUES, "lam": 0.97}
 ACROBOT_METHODS = {
-    "REINFORCE": (
-        "reinforce",
-        16,
-        ACROBOT | {"baseline_features": ACROBOT_VALUES, "outer_discount": False, "normalize": "scale", "alpha": 0.3},
-    ),
-    "A2C": (
-        "a2c",
-        16,
-        CRITIC
-        | {"n_steps": 32, "normalize": "standardize", "optimizer": "adam", "clip": None, "alpha": 0.03, "alpha_w": 1.0},
-    ),
+    "REINFORCE": ("reinforce", 16, ACROBOT | BASELINE | {"baseline_features": ACROBOT_VALUES}),
+    "A2C": ("a2c", 16, CRITIC | ADAM | {"n_steps": 32}),
     "NPG": ("npg", 16, CRITIC | {"n_steps": 256, "delta": 0.05}),
     "TRPO": ("trpo", 16, CRITIC | {"n_steps": 256, "delta": 0.05}),
     "PPO, clipped": ("ppo_clip", 16, CRITIC | {"target_kl": 0.05, "alpha": 0.03, "alpha_w": 1.0}),
@@ -48,25 +42,8 @@ POLICY = {"gamma": 0.95, "features": {"kind": "random_fourier", "n_features": 20
 PENDULUM_VALUES = {"kind": "random_fourier", "n_features": 300, "length_scale": 0.5, "seed": 1}
 EPISODE = POLICY | {"value_features": PENDULUM_VALUES, "n_steps": 200}
 PENDULUM_METHODS = {
-    "REINFORCE": (
-        "reinforce",
-        16,
-        POLICY | {"baseline_features": PENDULUM_VALUES, "outer_discount": False, "normalize": "scale", "alpha": 0.3},
-    ),
-    "A2C": (
-        "a2c",
-        16,
-        EPISODE
-        | {
-            "n_steps": 25,
-            "beta": 0.0,
-            "normalize": "standardize",
-            "optimizer": "adam",
-            "clip": None,
-            "alpha": 0.03,
-            "alpha_w": 1.0,
-        },
-    ),
+    "REINFORCE": ("reinforce", 16, POLICY | BASELINE | {"baseline_features": PENDULUM_VALUES}),
+    "A2C": ("a2c", 16, EPISODE | ADAM | {"n_steps": 25, "beta": 0.0}),
     "NPG": ("npg", 16, EPISODE | {"delta": 0.05}),
     "TRPO": ("trpo", 16, EPISODE | {"delta": 0.05}),
     "PPO, clipped": ("ppo_clip", 16, EPISODE | {"target_kl": 0.05, "alpha": 0.03, "alpha_w": 0.3}),
@@ -82,15 +59,14 @@ LIMITS = {"CartPole-v1": (0, 520), "Acrobot-v1": (-510, -60), "Pendulum-v1": (-1
 
 
 def main() -> None:
-    results = race(__doc__, RACES)
-    figure = Figure(figsize=(18, 5), layout="constrained")
-    for axes, (env_id, (_, steps, _)) in zip(figure.subplots(1, 3), RACES.items(), strict=True):
-        draw(axes, env_id, steps, results)
-        axes.set_ylim(*LIMITS[env_id])
-    figure.axes[0].set_ylabel("mean return of training episodes")
-    figure.axes[-1].legend(loc="lower right")
-    figure.savefig("trust_region_race.png", dpi=150)
-    print("trust_region_race.png")
+    args = arguments(__doc__, runs=(10, 2), seed=(0, 0))
+    curves, seconds = compute(RACES, args.runs, args.seed)
+    show(curves, seconds)
+    picture, panels = draw(RACES, curves)
+    for axes, env_id in zip(panels, RACES, strict=True):
+        axes.set_ylim(LIMITS[env_id])
+    panels[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    save(picture, "trust_region_race")
 
 
 if __name__ == "__main__":
