@@ -18,8 +18,8 @@ _HOMES = {
     ".trajectories": ("DivergenceError", "Episodes", "Steps", "Trajectories"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
-_MODULES = "algorithms baselines distributions envs estimators exact features gradcheck lqr models optimizers policies"
-_MODULES += " problems returns solvers surrogates traces trajectories values"
+_MODULES = "algorithms baselines distributions envs estimators exact features gradcheck lab lqr models optimizers"
+_MODULES += " policies problems returns solvers surrogates traces trajectories values"
 
 if TYPE_CHECKING:
     from . import algorithms as algorithms
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from . import exact as exact
     from . import features as features
     from . import gradcheck as gradcheck
+    from . import lab as lab
     from . import lqr as lqr
     from . import models as models
     from . import optimizers as optimizers
@@ -68,4 +69,4 @@ else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+        return ["__version__", *__all__]

@@ -4,6 +4,9 @@ from typing import Any
 
 import numpy as np
 
+EPS = float(np.finfo(float).eps)
+"""The distance from 1 to the next number."""
+
 
 def is_number(value: Any, low: float = -np.inf, high: float = np.inf) -> bool:
     """Whether ``value`` is a finite real number in [low, high], and no boolean."""

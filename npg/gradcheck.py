@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from ._checks import EPS
 from ._typing import Array
 
-EPS = float(np.finfo(float).eps)
 RTOL = {"central": 1e-6, "complex": 1e-10}
 """Largest relative error that passes, by method."""
 ULPS = 100

@@ -4,10 +4,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from ._checks import EPS
 from ._state import Stateful
 from ._typing import Array
-
-EPS = float(np.finfo(float).eps)
 
 
 class Ascent(Stateful):

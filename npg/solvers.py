@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import linalg
 
-from ._checks import at_least, has_shape, is_number, positive
+from ._checks import EPS, at_least, has_shape, is_number, positive
 from ._typing import Array
 
-EPS = float(np.finfo(float).eps)
 CG_TOL = 1e-8
 """The relative tolerance of the methods that use conjugate gradient."""
+SUFFICIENT, SHRINK, MAX_BACKTRACKS = 0.1, 0.5, 10
+"""η, c and the largest j of a line search."""
 
 
 @dataclass(frozen=True)
@@ -201,9 +202,9 @@ def backtracking_line_search(
     *,
     constraint: Callable[[Array], float],
     radius: float,
-    sufficient: float = 0.1,
-    shrink: float = 0.5,
-    max_backtracks: int = 10,
+    sufficient: float = SUFFICIENT,
+    shrink: float = SHRINK,
+    max_backtracks: int = MAX_BACKTRACKS,
 ) -> LineSearchResult:
     """The first x + c^j Δ that raises f by enough and keeps to the constraint, Eq. (11.5).
 

@@ -91,7 +91,7 @@ class Surrogate:
         return self.policy.kl(self.theta_old, theta, self.x).mean()  # (9.5)
 
     def kl_gradient(self, theta: Array) -> Array:
-        """∇_θ D̄(θ_old, θ), Eq. (11.11): (n,)."""
+        """∇_θ D̄(θ_old, θ), Eq. (11.6): (n,)."""
         B = len(self.A)
         return self.policy.kl_grad(self.theta_old, theta, self.x, np.full(B, 1 / B))  # (11.6)
 

@@ -1,7 +1,8 @@
 """Critics that learn online, with eligibility traces, one for each parallel environment (derivations, chapter 7).
 
-Each is a box of three lines, which an actor–critic calls in the order of its own: ``error``, ``trace``, ``learn``. A
-time limit ends a trace as a termination does, and is bootstrapped through.
+Each is a box of three lines, which an actor–critic calls in the order of its own: ``error``, ``trace``, ``learn``;
+``error`` is first, and what it has seen of the step is what the others use. A time limit ends a trace as a termination
+does, and is bootstrapped through.
 """
 
 from typing import ClassVar
@@ -13,6 +14,7 @@ from ._checks import at_least, has_shape, non_negative, unit_interval
 from ._state import Stateful
 from ._typing import Array
 from .features import OneHot, TileCoding
+from .models import Linear
 from .trajectories import Trajectories
 from .values import Value
 
@@ -68,6 +70,7 @@ class TDLambda(Stateful):
 
     learned: ClassVar[tuple[str, ...]] = ("w", "z")
     traces: ClassVar[tuple[str, ...]] = ("accumulating", "replacing")
+    of_states: ClassVar[bool] = True
 
     def __init__(
         self, value: Value, columns: int, alpha: float, gamma: float, lam: float, trace: str = "accumulating"
@@ -78,17 +81,25 @@ class TDLambda(Stateful):
         non_negative("alpha", alpha)
         if trace not in self.traces:
             raise ValueError(f"trace must be one of {', '.join(self.traces)}, got {trace!r}")
+        if trace != "accumulating" and not isinstance(value.model, Linear):
+            raise ValueError(f"trace={trace!r} needs a linear value, got {value.model}")
+        if self.of_states and value.model.n_outputs > 1:
+            raise ValueError(f"value must be of states, got one of {value.model.n_outputs} actions")
         if trace == "replacing" and not isinstance(value.features, BINARY):
             raise ValueError(f"trace='replacing' needs binary features (one-hot or tile), got {value.features}")
         self.value, self.alpha, self.gamma, self.lam, self.trace_kind = value, alpha, gamma, lam, trace
         self.w = np.zeros(value.n_params)
         self.z = np.zeros((columns, value.n_params))
 
-    def _observe(self, traj: Trajectories) -> tuple[Array, Array]:
-        """Values at S and at S', where it is not terminal: (N, k) each; and what else ``trace`` and ``learn`` need."""
+    def _check(self, traj: Trajectories) -> int:
         N = len(self.z)
         if traj.valid.shape != (1, N):
             raise ValueError(f"traj must be one step of columns = {N} environments, got (T, N) = {traj.valid.shape}")
+        return N
+
+    def _observe(self, traj: Trajectories) -> tuple[Array, Array]:
+        """Values at S and at S', where it is not terminal: (N, k) each; and what else ``trace`` and ``learn`` need."""
+        N = self._check(traj)
         self._valid, self._ends = traj.valid[0], traj.terminated[0] | traj.truncated[0]
         self._n = int(np.count_nonzero(self._valid))
         self._x, x_next = map(self.value.features, traj.observations())
@@ -133,6 +144,7 @@ class OneBinaryTD(TDLambda):
 
     def error(self, traj: Trajectories) -> Array:
         """δ of one step: (1,)."""
+        self._check(traj)
         features, terminated = self.value.features, bool(traj.terminated[0, 0])
         self._active, active_next = features(traj.obs[0])[0], features(traj.next_obs[0])[0]
         self._end = terminated or traj.truncated[0, 0]
@@ -146,7 +158,7 @@ class OneBinaryTD(TDLambda):
 
     def learn(self, delta: Array) -> None:
         """w ← w + αδz; z ← 0 where an episode has ended."""
-        blas.daxpy(self.z[0], self.w, a=self.alpha * delta[0])
+        self.w = blas.daxpy(self.z[0], self.w, a=self.alpha * delta[0])
         if self._end:
             self.z[:] = 0
 
@@ -168,9 +180,13 @@ class TrueOnlineTD(TDLambda):
         self, value: Value, columns: int, alpha: float, gamma: float, lam: float, trace: str = "dutch"
     ) -> None:
         super().__init__(value, columns, alpha, gamma, lam, trace)
-        if value.model.n_outputs > 1:
-            raise ValueError(f"trace='dutch' needs a value of states, got one of {value.model.n_outputs} actions")
         self.v_old = np.zeros(columns)
+
+    def _check(self, traj: Trajectories) -> int:
+        N = len(self.z)
+        if traj.valid.shape != (1, N):
+            raise ValueError(f"traj must be one step of columns = {N} environments, got (T, N) = {traj.valid.shape}")
+        return N
 
     def _observe(self, traj: Trajectories) -> tuple[Array, Array]:
         self._v, self._v_next = super()._observe(traj)
@@ -202,9 +218,11 @@ class ExpectedSarsa(TDLambda):
     Parameters as ``TDLambda`` has them.
     """
 
+    of_states = False
+
     def error(self, traj: Trajectories, pi_next: Array) -> Array:  # type: ignore[override]
         """δ with π(·|S') (N, k): (N,)."""
-        has_shape("pi_next", pi_next, (len(self.z), self.value.model.n_outputs), "the value")
+        has_shape("pi_next", pi_next, (self._check(traj), self.value.model.n_outputs), "the value")
         q, q_next = self._observe(traj)
         self._u = self._u * (traj.actions[0][:, None] == np.arange(q.shape[1]))
         expected = (pi_next * q_next).sum(axis=1)
@@ -217,5 +235,6 @@ def online_critic(
     """The critic of state values with a trace of ``TRACES``."""
     if trace == "dutch":
         return TrueOnlineTD(value, columns, alpha, gamma, lam)
-    one_binary = columns == 1 and trace == "accumulating" and isinstance(value.features, BINARY)
+    binary = isinstance(value.features, BINARY) and isinstance(value.model, Linear)
+    one_binary = columns == 1 and trace == "accumulating" and binary
     return (OneBinaryTD if one_binary else TDLambda)(value, columns, alpha, gamma, lam, trace)

@@ -91,8 +91,10 @@ class Trajectories:
         Raises
         ------
         ValueError
-            If none is valid.
+            If T is not 1, or none is valid.
         """
+        if len(self.valid) != 1:
+            raise ValueError(f"the trajectories must be one step of each environment, got {len(self.valid)}")
         valid = self.valid[0]
         n = int(np.count_nonzero(valid))
         if not n:

@@ -5,14 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import linalg
 
-from ._checks import at_least, has_shape, non_negative, unit_interval
+from ._checks import EPS, at_least, has_shape, non_negative, unit_interval
 from ._typing import Array
 from .features import Features, dense
 from .models import Linear, Model
 from .returns import check_segment
 from .trajectories import Trajectories
-
-EPS = float(np.finfo(float).eps)
 
 
 def ridge_least_squares(x: Array, y: Array, ridge: float, centre: Array | None = None) -> Array:
@@ -230,6 +228,11 @@ class Value:
 
     features: Features
     model: Model
+
+    def __post_init__(self) -> None:
+        d, takes = self.features.n_features, getattr(self.model, "n_features", None)
+        if takes not in (None, d):
+            raise ValueError(f"model takes {takes} features, but {self.features} are {d}")
 
     @property
     def n_params(self) -> int:

@@ -416,7 +416,7 @@ def test_a_step_that_does_not_fit_the_critic_is_named():
     for pi_next in (None, np.ones((2, 2))):
         with pytest.raises(ValueError, match=r"pi_next must have shape \(2, 3\)"):
             of_actions.update(one_step_of(rng, 4, 3, 2), pi_next)
-    with pytest.raises(ValueError, match="trace='dutch' needs a value of states"):
+    with pytest.raises(ValueError, match="value must be of states, got one of 3 actions"):
         TrueOnlineTD(LinearValue(F.OneHot(4), 3), 1, 0.1, 0.9, 0.5)
     for columns in (0, -1, 1.5):
         with pytest.raises(ValueError, match="columns must be an integer of at least 1"):

@@ -48,12 +48,12 @@ class A2C(AdvantageAgent):
         g_θ, g_w ← each clipped to norm c
         θ ← a step of size α along g_θ;   w ← a step of size α_w along g_w
         """
-        x, a, x_v, v, G_v = self.advantages(traj)
-        B = len(G_v)
-        g_w = self.v.model.vjp(self.w, x_v, G_v[:, None] / B)
-        A = normalized_advantages(G_v, self.normalize, np.abs(v).max())
+        x, a, x_v, v, A = self.advantages(traj)  # (7.20)
+        B, spread = len(A), A.std()
+        g_w = self.v.model.vjp(self.w, x_v, A[:, None] / B)
+        A = normalized_advantages(A, self.normalize, np.abs(v).max())  # (11.15)
         g = self.policy.weighted_score(self.theta, x, a, A / B)
         g = g + self.beta * self.policy.entropy_grad(self.theta, x, np.full(B, 1 / B))  # (8.12)
         self.theta = self.ascent.step(self.theta, clip_norm(g, self.clip))  # (8.13)
         self.w = self.ascent_w.step(self.w, clip_norm(g_w, self.clip))
-        return self.diagnostics(x, advantage_std=G_v.std(), gradient_norm=np.linalg.norm(g))
+        return self.diagnostics(x, advantage_std=spread, gradient_norm=np.linalg.norm(g))

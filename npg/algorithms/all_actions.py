@@ -38,20 +38,21 @@ class AllActions(OnlineAgent):
     def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
         """Take A ~ π(·|S, θ), observe S', R; then, with I = 1 where an episode begins,
 
+        g ← I Σ_a ∇π(a|S, θ) q̂(S, a, w)
         δ ← R + γ Σ_a π(a|S', θ) q̂(S', a, w) − q̂(S, A, w)     (q̂ = 0 where S' is terminal)
-        θ ← θ + α I Σ_a ∇π(a|S, θ) q̂(S, a, w)
         w_A ← w_A + α_w δ x(S)
+        θ ← θ + α g
         I ← γ I
         """
         x, _, valid, n = traj.step()
         obs, next_obs = traj.observations()
         q = self.q.action_values(self.critic.w, obs)
+        g = self.policy.all_actions_gradient(self.theta, x, q, self.I * valid)  # (5.14)
         pi_next = np.exp(log_softmax(self.policy.eta(self.theta, self.policy.features(next_obs))))
         delta = self.critic.error(traj, pi_next)
-        g = self.policy.all_actions_gradient(self.theta, x, q, self.I * valid)  # (5.14)
-        self.theta = self.theta + self.alpha / n * g  # (8.5)
         self.critic.trace()
         self.critic.learn(delta)
+        self.theta = self.theta + self.alpha / n * g  # (8.5)
         if self.outer_discount:
             self.I *= self.gamma
         self.restart(traj)

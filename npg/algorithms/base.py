@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 import numpy as np
 
-from .._checks import is_integer, is_number
+from .._checks import at_least, is_integer, is_number
 from .._state import Stateful
 from .._typing import Array, Inputs, Rng
 from ..features import Features, Pair, describe
@@ -54,7 +54,8 @@ def choice(*options: Any, doc: str) -> Any:
 def features(kind: str, *, doc: str) -> Any:
     """A setting that is features of the observation: of this kind for a Box by default, one-hot for Discrete."""
     expected = f"features, {kind} (one-hot if Discrete) by default"
-    return field(metadata={"features": kind, "expected": expected, "doc": doc})
+    allowed = lambda value: callable(value) and hasattr(value, "n_features")  # noqa: E731
+    return field(metadata={"features": kind, "allowed": allowed, "expected": expected, "doc": doc})
 
 
 def gamma() -> Any:
@@ -69,7 +70,10 @@ def optimizer(*options: str) -> Any:
 
 def normalization(*options: str | None) -> Any:
     """How advantages are normalised over a batch, Eq. (11.15)."""
-    return choice(*options, doc="Divide Â by its deviation over the rows; standardize: shift it to mean 0 too.")
+    return choice(
+        *options,
+        doc="None leaves Â; scale divides it by its deviation over the rows; standardize shifts it to mean 0 too.",
+    )
 
 
 def radius() -> Any:
@@ -115,6 +119,8 @@ class Agent(Stateful, ABC):
     """Parallel environments that suit the method; 0 is one that is not in a vector."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.policy, Policy):
+            raise TypeError(f"policy must be an npg.Policy, got {self.policy!r}")
         for f in fields(self):
             value = getattr(self, f.name)
             if "allowed" in f.metadata and not f.metadata["allowed"](value):
@@ -136,6 +142,7 @@ class Agent(Stateful, ABC):
 
     def init(self, rng: Rng, columns: int = 1) -> None:
         """Set all that is learned to its initial value, with traces for ``columns`` parallel environments."""
+        at_least("columns", columns, 1)
         self.theta = self.policy.init(rng)
 
     def ascending(self, n: int, alpha: float) -> Ascent:

@@ -51,12 +51,12 @@ class BatchActorCritic(Agent):
         v_next = np.zeros(traj.valid.shape)
         v_next[traj.valid] = phi_next @ self.w
         r, ends, gamma = traj.rewards, (traj.terminated, traj.truncated), self.gamma
-        Y = {
-            "lambda": lambda: lambda_returns(r, v_next, *ends, gamma, self.lam),  # (7.9)
-            "td": lambda: n_step_returns(r, v_next, *ends, gamma, 1),
-            "n_step": lambda: n_step_returns(r, v_next, *ends, gamma, self.n),  # (7.6)
-            "mc": lambda: discounted_returns(r, *ends, gamma, v_next),  # (1.8)
-        }[self.target]()
+        if self.target == "lambda":
+            Y = lambda_returns(r, v_next, *ends, gamma, self.lam)  # (7.9)
+        elif self.target == "mc":
+            Y = discounted_returns(r, *ends, gamma, v_next)  # (1.8)
+        else:
+            Y = n_step_returns(r, v_next, *ends, gamma, self.n if self.target == "n_step" else 1)  # (7.6)
         return Y[traj.valid]
 
     def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
@@ -71,9 +71,11 @@ class BatchActorCritic(Agent):
         x, a, t, obs, next_obs = traj.rows(traj.t, traj.obs, traj.next_obs)
         phi, phi_next, log_p = self.v.x(obs), self.v.x(next_obs), self.policy.log_prob(self.theta, x, a)
         for _ in range(self.K_v):
-            self.w = ridge_least_squares(phi, self.targets(traj, phi_next), self.ridge)  # (1.14), (7.18)
+            self.w = ridge_least_squares(
+                phi, self.targets(traj, phi_next), self.ridge
+            )  # (1.14); (7.18) if the target is td
         Y = self.targets(traj, phi_next)
-        A = normalized_advantages(Y - phi @ self.w, self.normalize, np.abs(Y).max())  # (7.19), (7.20)
+        A = normalized_advantages(Y - phi @ self.w, self.normalize, np.abs(Y).max())  # (7.19), (7.20), by the target
         gamma_t, M = self.gamma**t if self.outer_discount else np.ones(len(t)), np.count_nonzero(t == 0)
         norms = []
         for _ in range(self.K_pi):

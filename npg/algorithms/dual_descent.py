@@ -39,18 +39,19 @@ class DualDescent(AdvantageAgent):
     def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
         """Take T steps in each of N environments following π_θ; θ_old ← θ; then, with means over all rows,
 
-        Â_t ← generalised advantage, with v̂(·, w)
+        Â_t ← generalised advantage, with v̂(·, w), normalised for the steps of θ
         J times:   K times:   θ ← a step of size α along ∇[mean of ρ_t Â_t − μ (D̄(θ_old, θ) − ε)]
                    μ ← max(0, μ + α_μ (D̄(θ_old, θ) − ε))
         w ← argmin Σ (wᵀx(S_t) − Â_t − v̂(S_t))² + κ_w‖w − w_old‖²
         """
-        x, a, x_v, v, A = self.advantages(traj)
-        L = Surrogate(self.policy, self.theta, x, a, normalized_advantages(A, self.normalize, np.abs(v).max()))
+        x, a, x_v, v, A = self.advantages(traj)  # (7.20)
+        A_n = normalized_advantages(A, self.normalize, np.abs(v).max())  # (11.15)
+        L = Surrogate(self.policy, self.theta, x, a, A_n)
         for _ in range(self.dual_steps):
             for _ in range(self.primal_steps):
                 g = L.gradient(self.theta) - self.multiplier * L.kl_gradient(self.theta)  # (11.11)
                 self.theta = self.ascent.step(self.theta, g)
-            excess = L.kl(self.theta) - self.epsilon
-            self.multiplier = np.maximum(0, self.multiplier + self.alpha_mu * excess)  # (11.13)
+            d = L.kl(self.theta)
+            self.multiplier = np.maximum(0, self.multiplier + self.alpha_mu * (d - self.epsilon))  # (11.13)
         self.w = self.v.fit(self.w, x_v, A + v, self.ridge)  # (1.14)
-        return self.diagnostics(x, kl=L.kl(self.theta), mu=self.multiplier)
+        return self.diagnostics(x, kl=d, mu=self.multiplier)

@@ -20,7 +20,7 @@ class NPG(AdvantageAgent):
     delta: float | None = radius()
     alpha: float = number(0.1, 0, doc="Step size α where δ is None.")
     damping: float = number(1e-4, 0, doc="κ; a softmax needs κ > 0 where its matrix is factored.")
-    fisher: str = choice("exact", "empirical", doc="F, or for comparison that of the actions taken, Eq. (9.18).")
+    fisher: str = choice("exact", "empirical", doc="F; empirical: of the actions taken, Eq. (9.18), always factored.")
     solver: str = choice(
         "auto", "cholesky", "cg", doc="Factor F, or products alone; by default the first up to 300 parameters."
     )
@@ -31,7 +31,7 @@ class NPG(AdvantageAgent):
         small = self.solver == "auto" and self.policy.n_params <= DIRECT
         self._direct = small or self.solver == "cholesky" or self.fisher == "empirical"
         if self._direct and self.damping == 0:
-            raise ValueError("damping must be positive where the matrix is factored, got 0: take solver='cg'")
+            raise ValueError("damping must be positive where F is factored, got 0: take solver='cg' and fisher='exact'")
 
     def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
         """Take T steps in each of N environments following π_θ; then, with means over all rows,
@@ -43,7 +43,7 @@ class NPG(AdvantageAgent):
         θ ← θ + √(2δ / uᵀFu) u, halved while D̄ of the step is above 2δ      (or θ + αu)
         w ← argmin Σ (wᵀx(S_t) − Â_t − v̂(S_t))² + κ_w‖w − w_old‖²
         """
-        x, a, x_v, v, A = self.advantages(traj)
+        x, a, x_v, v, A = self.advantages(traj)  # (7.20)
         theta, policy = self.theta, self.policy
         g = policy.weighted_score(theta, x, a, A / len(A))
         if self._direct:

@@ -40,16 +40,17 @@ class PPOClip(AdvantageAgent):
     def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
         """Take T steps in each of N environments following π_θ; θ_old ← θ, v_old ← v̂(·, w); then
 
-        Â_t ← generalised advantage of every row, with v_old;   G_t ← Â_t + v_old(S_t)
+        Â_t ← generalised advantage of every row, with v_old;   G_t ← Â_t + v_old(S_t);   Â normalised
         K times:   for each part of the rows, in random order, with means over the part:
                        g_θ ← mean of ∇min(ρ_t Â_t, clip(ρ_t, 1 − ε, 1 + ε) Â_t) + β ∇H
                        g_w ← mean of (G_t − v̂(S_t, w)) x(S_t)
                        θ ← a step of size α along g_θ;   w ← a step of size α_w along g_w
                    leave off if D̄(θ_old, θ) > d_max
         """
-        x, a, x_v, v_old, A = self.advantages(traj)
+        x, a, x_v, v_old, A = self.advantages(traj)  # (7.20)
         G, d_max = A + v_old, np.inf if self.target_kl is None else self.target_kl
-        L = Surrogate(self.policy, self.theta, x, a, normalized_advantages(A, self.normalize, np.abs(v_old).max()))
+        A_n = normalized_advantages(A, self.normalize, np.abs(v_old).max())  # (11.15)
+        L = Surrogate(self.policy, self.theta, x, a, A_n)
         epochs, kl = 0, 0.0
         while epochs < self.epochs and kl <= d_max:
             for part in minibatches(rng, len(A), self.minibatch):

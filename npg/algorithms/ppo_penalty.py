@@ -38,7 +38,7 @@ class PPOPenalty(AdvantageAgent):
     def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
         """Take T steps in each of N environments following π_θ; θ_old ← θ; then
 
-        Â_t ← generalised advantage of every row, with v̂(·, w)
+        Â_t ← generalised advantage of every row, with v̂(·, w), normalised for the steps of θ
         K times:   for each part of the rows, in random order, with means over the part:
                        g ← ∇[mean of ρ_t Â_t − β KL(π_old(·|S_t) ‖ π(·|S_t, θ))]
                        θ ← a step of size α along g
@@ -46,8 +46,9 @@ class PPOPenalty(AdvantageAgent):
         β ← β/2 if d < d_targ/1.5;   β ← 2β if d > 1.5 d_targ
         w ← argmin Σ (wᵀx(S_t) − Â_t − v̂(S_t))² + κ_w‖w − w_old‖²
         """
-        x, a, x_v, v, A = self.advantages(traj)
-        L = Surrogate(self.policy, self.theta, x, a, normalized_advantages(A, self.normalize, np.abs(v).max()))
+        x, a, x_v, v, A = self.advantages(traj)  # (7.20)
+        A_n = normalized_advantages(A, self.normalize, np.abs(v).max())  # (11.15)
+        L = Surrogate(self.policy, self.theta, x, a, A_n)
         for _ in range(self.epochs):
             for part in minibatches(rng, len(A), self.minibatch):
                 g = L[part].gradient(self.theta) - self.penalty * L[part].kl_gradient(self.theta)  # (11.11)

@@ -83,7 +83,7 @@ class Reinforce(Agent):
         total = self.returns == "total"
         B = self.v.at_limits(self.w, traj) if self.baseline == "linear" else 0.0
         G = discounted_returns(traj.rewards, traj.terminated, traj.truncated, self.gamma, B)  # (1.8)
-        x, a, t, G = traj.rows(traj.t, total_returns(traj.t == 0, G) if total else G)  # (1.5)
+        x, a, t, G = traj.rows(traj.t, total_returns(traj.t == 0, G) if total else G)  # (1.5), where total
         gamma_t = self.gamma**t if self.outer_discount and not total else np.ones(len(t))
         b: Array | float = 0.0
         if self.baseline == "linear":

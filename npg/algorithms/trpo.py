@@ -29,10 +29,10 @@ class TRPO(AdvantageAgent):
         θ ← θ + c^j Δ for the first j = 0, 1, … with L(θ + c^jΔ) − L(θ) ≥ η c^j gᵀΔ and D̄(θ, θ + c^jΔ) ≤ δ, if any
         w ← argmin Σ (wᵀx(S_t) − Â_t − v̂(S_t))² + κ_w‖w − w_old‖²
         """
-        x, a, x_v, v, A = self.advantages(traj)
+        x, a, x_v, v, A = self.advantages(traj)  # (7.20)
         L, F = Surrogate(self.policy, self.theta, x, a, A), self.policy.fisher_operator(self.theta, x)
         g = L.gradient(self.theta)  # (11.2)
-        cg = conjugate_gradient(damped(F, self.damping), g, max_iter=self.cg_iterations, tol=CG_TOL)  # (10.4)
+        cg = conjugate_gradient(damped(F, self.damping), g, max_iter=self.cg_iterations, tol=CG_TOL)  # (10.4), (10.14)
         step = kl_step(cg.x, F(cg.x), self.delta)  # (11.4)
         slope = float(g @ step)
         found = backtracking_line_search(L.value, self.theta, step, slope, constraint=L.kl, radius=self.delta)  # (11.5)

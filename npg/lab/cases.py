@@ -1,4 +1,4 @@
-"""What ``npg check`` runs: every distribution, model, policy and exact gradient on random instances.
+"""What ``npg check`` runs: gradients of distributions, models, policies, oracles and objectives on random instances.
 
 A new gradient registers itself at the end of this file: a function from a random generator to (f, ∇f(θ), θ), under the
 decorator ``case``.
@@ -324,7 +324,7 @@ def _a2c_cases(name: str, policy: Policy) -> None:
             theta,
         )
 
-    @case(f"A2C.update, w ({name})", "7.3")
+    @case(f"A2C.update, w ({name})", "8.12")
     def critic(rng: Rng) -> Problem:
         agent, (_, w), (_, _, x_v, v, A) = instance(rng)
         return lambda u: -((A + v - x_v @ u) ** 2).mean() / 2, agent.w - w, w

@@ -143,7 +143,7 @@ def _list(args: argparse.Namespace) -> int:
         for f in fields(cls):
             if f.metadata:
                 default = "" if f.default is MISSING else f"={json.dumps(f.default)}"
-                print(f"  {f.name}{default}  {f.metadata['expected']}: {f.metadata['doc']}")
+                print(f"  {f.name}{default}  {f.metadata['expected']}: {f.metadata['doc'].replace('``', '')}")
         for (name, env_id), p in PRESETS.items():
             if name == algorithm:
                 print(f"  preset {env_id}: {p.num_envs} environments, {p.steps} steps, {json.dumps(p.settings)}")
@@ -228,7 +228,7 @@ def _parser() -> argparse.ArgumentParser:
     p = commands.add_parser("list", help="methods, presets and environments")
     p.set_defaults(run=_list)
 
-    p = commands.add_parser("check", help="prove every gradient numerically")
+    p = commands.add_parser("check", help="compare every registered gradient with numerical ones")
     p.add_argument("--instances", type=int, default=20, help="random instances of each")
     p.add_argument("--seed", type=int, default=0)
     p.set_defaults(run=_check)

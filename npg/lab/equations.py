@@ -189,7 +189,8 @@ def write() -> list[Path]:
     entries, changed = equation_map(), []
     for chapter in chapters():
         text = chapter.read_text(encoding="utf-8")
-        new = text[: text.rindex(HEAD)] + table(chapter, entries) + "\n"
+        before, _, _ = text.partition(HEAD) if HEAD in text else (text.rstrip() + "\n\n", "", "")
+        new = before + table(chapter, entries) + "\n"
         if new != text:
             chapter.write_text(new, encoding="utf-8")
             changed.append(chapter)

@@ -108,7 +108,10 @@ class Run:
         """
         if not self.config["rebuildable"]:
             raise ValueError(f"the agent of {self.path} is not one that npg.make_agent builds; go on in Python")
-        return make_agent(env=env, **self.config["agent"])
+        try:
+            return make_agent(env=env, **self.config["agent"])
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{self.path} is of another version of npg, or damaged: {error}") from None
 
     def check_same(self, config: dict[str, Any]) -> None:
         """Raise ``ValueError`` unless ``config`` is that of the run, but for its length and the versions."""

@@ -356,6 +356,11 @@ def test_a_setting_is_refused_beyond_what_its_error_says_and_nowhere_before(cls)
     for f in fields(cls):
         if "allowed" not in f.metadata:
             continue
+        if "features" in f.metadata:
+            for value in (f.metadata["features"], None, 5):
+                with pytest.raises(ValueError, match=rf"^{f.name} must be features, .*, got "):
+                    cls(case.policy, **{f.name: value})
+            continue
         expected, allowed = f.metadata["expected"], f.metadata["allowed"]
         bounds = [float(number) for number in re.findall(r"-?[\d.]+(?:e[-+]?\d+)?", expected)]
         bad = [float("nan"), float("inf"), -float("inf"), "1", [1.0], {}]
@@ -381,6 +386,23 @@ def test_a_setting_is_refused_beyond_what_its_error_says_and_nowhere_before(cls)
 def no_bonus(cls: type[Agent]) -> dict[str, float]:
     """β = 0, where that is allowed: no bonus for the entropy."""
     return {f.name: 0.0 for f in fields(cls) if f.name == "beta" and f.metadata["allowed"](0.0)}
+
+
+@METHODS
+def test_columns_and_what_is_no_policy_are_refused(cls):
+    agent = make(cls, CASES["one-hot"])
+    for columns in (0, -1, 1.5, "2", None):
+        with pytest.raises(ValueError, match="columns must be an integer of at least 1, got "):
+            agent.init(np.random.default_rng(0), columns)
+    with pytest.raises(TypeError, match=r"policy must be an npg\.Policy, got None"):
+        cls(None, *[F.OneHot(5) for f in fields(cls) if "features" in f.metadata])
+    if agent.collect == ONE_STEP:
+        for wrong in (joined(stream(CASES["one-hot"], 0, 4)), stream(CASES["one-hot"], 0, 1, columns=2)[0]):
+            wrong.terminated[:] = False
+            before = agent.state()
+            with pytest.raises(ValueError, match="one step of"):
+                agent.update(wrong, np.random.default_rng(0))
+            assert all(np.array_equal(agent.state()[name], value) for name, value in before.items())
 
 
 @METHODS

@@ -279,7 +279,7 @@ def test_diagnostics_are_what_they_are_called():
 def test_without_damping_a_matrix_that_would_be_factored_is_refused():
     case = CASES["one-hot"]
     for changed in ({"solver": "cholesky"}, {"solver": "auto"}, {"solver": "cg", "fisher": "empirical"}):
-        with pytest.raises(ValueError, match=r"^damping must be positive where the matrix is factored, got 0"):
+        with pytest.raises(ValueError, match=r"^damping must be positive where F is factored, got 0"):
             make(case, damping=0.0, **changed)
     assert np.isfinite(updated(make(case, damping=0.0, solver="cg"), segments(case, 0)[1])[0]).all()
 
