@@ -9,7 +9,6 @@ from oracles import (
     Case,
     Row,
     close,
-    collected,
     probabilities,
     score,
     segments,
@@ -20,15 +19,12 @@ from oracles import (
 )
 from strategies import examples, seeds
 
-import npg
 from npg import features as F
 from npg.algorithms import A2C
 from npg.distributions import Categorical
-from npg.envs.tabular import TabularVectorEnv
 from npg.gradcheck import check_gradient
 from npg.optimizers import OPTIMIZERS
 from npg.policies import SoftmaxLinear
-from npg.problems import random_walk
 from npg.returns import gae, n_step_returns
 
 SETTINGS = {"gamma": 0.8, "n_steps": 5, "advantage": "gae", "lam": 0.7, "n": 2, "beta": 0.3, "clip": 0.5}
@@ -200,18 +196,3 @@ def test_neither_step_is_longer_than_alpha_times_the_clip(kind):
     assert np.linalg.norm(agent.theta - theta) == pytest.approx(0.02, rel=1e-10)
     assert np.linalg.norm(agent.w - w) == pytest.approx(0.03, rel=1e-10)
     assert diagnostics["gradient_norm"] > 0.01
-
-
-@pytest.mark.equation("8.12")
-def test_a_collected_run_is_its_box_line_by_line():
-    case = Case(SoftmaxLinear(F.OneHot(6), 2), F.OneHot(6), None)
-    agent = make(case, optimizer="rmsprop")
-    theta, w = agent.theta.copy(), agent.w.copy()
-    ascents = OPTIMIZERS["rmsprop"](12, agent.alpha), OPTIMIZERS["rmsprop"](6, agent.alpha_w)
-    setting = {name: SETTINGS[name] for name in ("gamma", "advantage", "lam", "n", "beta", "clip", "normalize")}
-    assert agent.collect == npg.Steps(5)
-    for traj in collected(agent, TabularVectorEnv(random_walk(5), 3, 6), 20):
-        theta, w = box(case, theta, w, ascents, traj, **setting)
-        agent.update(traj, np.random.default_rng(0))
-        close(agent.theta, theta)
-        close(agent.w, w)

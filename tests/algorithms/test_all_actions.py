@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from oracles import (
     CASES,
     ONLINE,
-    WALK,
     close,
     collected,
     make,
@@ -68,22 +67,6 @@ def test_one_column_is_its_box_line_by_line(kind, seed, outer_discount):
         agent.update(traj, np.random.default_rng(0))
         close(agent.theta, theta)
         close(agent.critic.w, w)
-
-
-@pytest.mark.equation("8.5")
-@pytest.mark.parametrize("outer_discount", [False, True])
-def test_a_collected_run_is_its_box_line_by_line(outer_discount):
-    setting = ONLINE | {"outer_discount": outer_discount}
-    agent = make(AllActions, WALK, **setting)
-    theta, w, steps = agent.theta.copy(), agent.critic.w.copy(), []
-    for traj in collected(agent, TimeLimit(TabularEnv(random_walk(5)), 6), 100):
-        agent.update(traj, np.random.default_rng(0))
-        steps.append(traj)
-    assert any(traj.truncated.any() for traj in steps)
-    assert any(traj.terminated.any() for traj in steps)
-    *_, (theta, w) = box(WALK, theta, w, map(row_of, steps), **setting)
-    close(agent.theta, theta)
-    close(agent.critic.w, w)
 
 
 def steps_from_all_states(p, q):

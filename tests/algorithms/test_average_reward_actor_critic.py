@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from gymnasium.wrappers import TimeLimit
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles import (
@@ -12,10 +11,8 @@ from oracles import (
     DECAYS,
     KINDS_AND_TRACES,
     ONLINE,
-    Case,
     Row,
     close,
-    collected,
     make,
     row_of,
     score,
@@ -34,12 +31,10 @@ from npg.algorithms import AverageRewardActorCritic
 from npg.envs.tabular import TabularEnv
 from npg.exact import TabularMDP, enumerate_trajectories
 from npg.policies import SoftmaxLinear
-from npg.problems import garnet, random_walk, two_state
+from npg.problems import random_walk, two_state
 from npg.traces import TRACES
 
 STEPS = {"alpha": ONLINE["alpha"], "alpha_w": ONLINE["alpha_w"], "alpha_r": 0.05} | DECAYS
-CONTINUING = garnet(5, 2, 2, gamma=0.9, seed=0)
-HERE = Case(SoftmaxLinear(F.OneHot(5), 2), F.OneHot(5), None)
 
 
 def continuing(*args, **kwargs):
@@ -92,21 +87,6 @@ def test_one_column_is_the_box_of_the_book_line_by_line(kind, trace, seed, lam_t
         close(agent.critic.w, w)
         close(agent.average_reward, average)
         assert diagnostics["average_reward"] == float(agent.average_reward)
-
-
-@pytest.mark.equation("8.17")
-def test_a_collected_run_is_the_box_of_the_book_line_by_line():
-    agent = make(AverageRewardActorCritic, HERE, **STEPS)
-    agent.average_reward = np.zeros(())
-    theta, w, steps = agent.theta.copy(), agent.critic.w.copy(), []
-    for traj in collected(agent, TimeLimit(TabularEnv(CONTINUING), 20), 100):
-        agent.update(traj, np.random.default_rng(0))
-        steps.append(traj)
-    assert any(traj.truncated.any() for traj in steps)
-    *_, (theta, w, average) = box(HERE, theta, w, map(row_of, steps), **STEPS)
-    close(agent.theta, theta)
-    close(agent.critic.w, w)
-    close(agent.average_reward, average)
 
 
 # Stationary means

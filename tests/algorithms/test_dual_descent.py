@@ -10,12 +10,10 @@ from oracles import (
     ONE_STATE,
     THREE_ACTIONS,
     VALUES,
-    Case,
     bandit,
     batch_of,
     batches,
     check_the_scale_of_rewards_does_not_matter,
-    collected,
     density,
     divergence,
     divergence_gradient,
@@ -30,13 +28,10 @@ from oracles import (
 )
 from strategies import examples, seeds
 
-import npg
 from npg import features as F
 from npg.algorithms import DualDescent
-from npg.envs.tabular import TabularVectorEnv
 from npg.optimizers import OPTIMIZERS
 from npg.policies import SoftmaxLinear
-from npg.problems import random_walk
 from npg.surrogates import Surrogate
 
 SETTINGS = {"gamma": 0.8, "lam": 0.7, "ridge": 0.5, "epsilon": 0.01, "dual_steps": 3, "primal_steps": 2, "mu": 0.5}
@@ -280,17 +275,3 @@ def test_an_agent_given_a_negative_multiplier_runs_away_within_one_batch():
 @pytest.mark.equation("11.15")
 def test_with_normalised_advantages_the_scale_of_rewards_does_not_matter():
     check_the_scale_of_rewards_does_not_matter(DualDescent, **SETTINGS | {"normalize": "standardize"})
-
-
-def test_a_collected_run_is_its_box_line_by_line():
-    case, setting = Case(SoftmaxLinear(F.OneHot(10), 2), F.OneHot(10), None), SETTINGS | {"alpha": 0.3}
-    agent = made(DualDescent, case, 0, n_steps=40, **setting)
-    theta, w, mu = agent.theta.copy(), agent.w.copy(), setting.pop("mu")
-    ascent = OPTIMIZERS[setting.pop("optimizer")](len(theta), setting.pop("alpha"))
-    assert agent.collect == npg.Steps(40)
-    for traj in collected(agent, TabularVectorEnv(random_walk(9), 3, 12), 15):
-        theta, w, mu, *_ = box(case, theta, w, mu, ascent, traj, **setting)
-        agent.update(traj, np.random.default_rng(0))
-        near(agent.theta, theta)
-        near(agent.w, w)
-        assert agent.multiplier == pytest.approx(mu, rel=1e-10, abs=1e-12)

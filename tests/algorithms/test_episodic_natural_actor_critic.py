@@ -11,7 +11,6 @@ from oracles import (
     Row,
     batch,
     centred,
-    collected,
     direction,
     episodes_of,
     equal,
@@ -26,12 +25,9 @@ from oracles import (
 )
 from strategies import examples, seeds
 
-import npg
 from npg import features as F
 from npg.algorithms import EpisodicNaturalActorCritic
-from npg.envs.tabular import TabularVectorEnv
 from npg.policies import SoftmaxLinear
-from npg.problems import random_walk
 
 SETTINGS = {"gamma": 0.8, "episodes": 4, "ridge": 0.5, "delta": 0.03, "alpha": 0.2}
 EXACT = {"ridge": 0.0, "delta": None, "alpha": 1.0}
@@ -86,18 +82,6 @@ def test_update_is_its_box_line_by_line(kind, ridge, seed, delta, gamma):
         theta = box(case, theta, traj, **of_box(SETTINGS | changed))
         agent.update(traj, np.random.default_rng(0))
         equal(agent.theta, theta, 1e-8)
-
-
-@pytest.mark.equation("9.7", "9.17")
-def test_a_collected_run_is_its_box_line_by_line():
-    case = Case(SoftmaxLinear(F.OneHot(6), 2), None, None)
-    agent = make(case, episodes=6)
-    theta = agent.theta.copy()
-    assert agent.collect == npg.Episodes(6)
-    for traj in collected(agent, TabularVectorEnv(random_walk(5), 3, 6), 10):
-        theta = box(case, theta, traj, **of_box(SETTINGS))
-        agent.update(traj, np.random.default_rng(0))
-        equal(agent.theta, theta)
 
 
 @pytest.mark.equation("9.7")

@@ -10,7 +10,6 @@ from oracles import (
     Case,
     Row,
     centred,
-    collected,
     direction,
     equal,
     every_episode,
@@ -29,9 +28,7 @@ from strategies import Problem, examples, seeds
 import npg
 from npg import features as F
 from npg.algorithms import NaturalActorCritic
-from npg.envs.tabular import TabularVectorEnv
 from npg.policies import SoftmaxLinear
-from npg.problems import random_walk
 
 SETTINGS = {"gamma": 0.8, "n_steps": 5, "lam": 0.7, "ridge": 0.5, "delta": 0.03, "alpha": 0.2}
 EXACT = {"ridge": 0.0, "delta": None, "alpha": 1.0}
@@ -84,19 +81,6 @@ def test_update_is_its_box_line_by_line(kind, lam, seed, delta, ridge):
     for traj in segments(case, seed, 2):
         assert not traj.valid.all()
         theta = box(case, theta, traj, **of_box(SETTINGS | changed))
-        agent.update(traj, np.random.default_rng(0))
-        equal(agent.theta, theta)
-
-
-@pytest.mark.equation("9.7", "9.16")
-@pytest.mark.parametrize("delta", [None, 0.03])
-def test_a_collected_run_is_its_box_line_by_line(delta):
-    case = Case(SoftmaxLinear(F.OneHot(6), 2), F.OneHot(6), None)
-    agent = make(case, delta=delta)
-    theta = agent.theta.copy()
-    assert agent.collect == npg.Steps(5)
-    for traj in collected(agent, TabularVectorEnv(random_walk(5), 3, 6), 10):
-        theta = box(case, theta, traj, **of_box(SETTINGS | {"delta": delta}))
         agent.update(traj, np.random.default_rng(0))
         equal(agent.theta, theta)
 

@@ -10,7 +10,6 @@ from oracles import (
     CASES,
     Case,
     centred,
-    collected,
     direction,
     equal,
     every_episode,
@@ -33,9 +32,7 @@ from npg import features as F
 from npg.algorithms import NPG
 from npg.algorithms.npg import DIRECT
 from npg.distributions import Categorical
-from npg.envs.tabular import TabularVectorEnv
 from npg.policies import SoftmaxLinear
-from npg.problems import random_walk
 
 # The method
 
@@ -98,20 +95,6 @@ def test_update_is_its_box_line_by_line(kind, solver, seed, fisher, delta, lam):
     for traj in segments(case, seed, 2):
         assert not traj.valid.all()
         theta, w = box(case, theta, w, traj, **of_box(SETTINGS | changed))
-        agent.update(traj, np.random.default_rng(0))
-        equal(agent.theta, theta)
-        equal(agent.w, w)
-
-
-@pytest.mark.equation("9.6", "9.7")
-@pytest.mark.parametrize("delta", [None, 0.03])
-def test_a_collected_run_is_its_box_line_by_line(delta):
-    case = Case(SoftmaxLinear(F.OneHot(6), 2), F.OneHot(6), None)
-    agent = make(case, delta=delta)
-    theta, w = agent.theta.copy(), agent.w.copy()
-    assert agent.collect == npg.Steps(5)
-    for traj in collected(agent, TabularVectorEnv(random_walk(5), 3, 6), 10):
-        theta, w = box(case, theta, w, traj, **of_box(SETTINGS | {"delta": delta}))
         agent.update(traj, np.random.default_rng(0))
         equal(agent.theta, theta)
         equal(agent.w, w)

@@ -16,7 +16,6 @@ from oracles import (
     batch_of,
     batches,
     check_the_scale_of_rewards_does_not_matter,
-    collected,
     density,
     divergence,
     entropy_gradient,
@@ -31,13 +30,10 @@ from oracles import (
 )
 from strategies import examples, instances, seeds
 
-import npg
 from npg import features as F
 from npg.algorithms import PPOClip
-from npg.envs.tabular import TabularVectorEnv
 from npg.optimizers import OPTIMIZERS
 from npg.policies import SoftmaxLinear
-from npg.problems import random_walk
 from npg.surrogates import Surrogate
 
 SETTINGS = {"gamma": 0.8, "lam": 0.7, "epochs": 3, "minibatch": 9, "epsilon": 0.2, "target_kl": None, "normalize": None}
@@ -338,22 +334,3 @@ def test_the_entropy_alone_leads_to_the_uniform_policy():
     diagnostics = agent.update(bandit((0.0, 0.0), [1, 1]), np.random.default_rng(0))
     assert first_probability(agent) == pytest.approx(0.5, abs=1e-6)
     assert diagnostics["entropy"] == pytest.approx(np.log(2), abs=1e-10)
-
-
-def test_a_collected_run_is_its_box_line_by_line():
-    case = Case(SoftmaxLinear(F.OneHot(10), 2), F.OneHot(10), None)
-    how = {"target_kl": 0.01, "normalize": "standardize", "beta": 0.01, "clip": 0.5, "minibatch": 30}
-    setting = SETTINGS | how
-    agent = made(PPOClip, case, 0, n_steps=40, **setting)
-    theta, w = agent.theta.copy(), agent.w.copy()
-    ascents = [
-        OPTIMIZERS[setting["optimizer"]](len(z), setting[name]) for z, name in ((theta, "alpha"), (w, "alpha_w"))
-    ]
-    setting = {name: value for name, value in setting.items() if name not in ("optimizer", "alpha", "alpha_w")}
-    rngs = [np.random.default_rng(1) for _ in range(2)]
-    assert agent.collect == npg.Steps(40)
-    for traj in collected(agent, TabularVectorEnv(random_walk(9), 3, 12), 15):
-        theta, w, *_ = box(case, theta, w, ascents, traj, rngs[0], **setting)
-        agent.update(traj, rngs[1])
-        near(agent.theta, theta)
-        near(agent.w, w)

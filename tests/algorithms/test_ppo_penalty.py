@@ -12,12 +12,10 @@ from oracles import (
     ONE_STATE,
     THREE_ACTIONS,
     VALUES,
-    Case,
     bandit,
     batch_of,
     batches,
     check_the_scale_of_rewards_does_not_matter,
-    collected,
     density,
     divergence,
     divergence_gradient,
@@ -30,14 +28,9 @@ from oracles import (
 )
 from strategies import examples, seeds
 
-import npg
-from npg import features as F
 from npg.algorithms import PPOPenalty
 from npg.algorithms.ppo_penalty import LEAST_BETA, MOST_BETA
-from npg.envs.tabular import TabularVectorEnv
 from npg.optimizers import OPTIMIZERS
-from npg.policies import SoftmaxLinear
-from npg.problems import random_walk
 from npg.surrogates import Surrogate
 
 SETTINGS = {"gamma": 0.8, "lam": 0.7, "ridge": 0.5, "epochs": 3, "minibatch": 9, "target_kl": 0.01, "beta": 1.5}
@@ -265,18 +258,3 @@ def test_the_penalty_acts_from_the_second_step_on(kind, seed, beta):
 @pytest.mark.equation("11.15")
 def test_with_normalised_advantages_the_scale_of_rewards_does_not_matter():
     check_the_scale_of_rewards_does_not_matter(PPOPenalty, **SETTINGS | {"normalize": "standardize", "alpha": 0.05})
-
-
-def test_a_collected_run_is_its_box_line_by_line():
-    case, setting = Case(SoftmaxLinear(F.OneHot(10), 2), F.OneHot(10), None), SETTINGS | {"alpha": 0.3}
-    agent = made(PPOPenalty, case, 0, n_steps=40, **setting)
-    theta, w, beta = agent.theta.copy(), agent.w.copy(), setting.pop("beta")
-    ascent = OPTIMIZERS[setting.pop("optimizer")](len(theta), setting.pop("alpha"))
-    rngs = [np.random.default_rng(1) for _ in range(2)]
-    assert agent.collect == npg.Steps(40)
-    for traj in collected(agent, TabularVectorEnv(random_walk(9), 3, 12), 15):
-        theta, w, beta, _ = box(case, theta, w, beta, ascent, traj, rngs[0], **setting)
-        agent.update(traj, rngs[1])
-        near(agent.theta, theta)
-        near(agent.w, w)
-        assert agent.penalty == beta
