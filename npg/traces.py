@@ -182,12 +182,6 @@ class TrueOnlineTD(TDLambda):
         super().__init__(value, columns, alpha, gamma, lam, trace)
         self.v_old = np.zeros(columns)
 
-    def _check(self, traj: Trajectories) -> int:
-        N = len(self.z)
-        if traj.valid.shape != (1, N):
-            raise ValueError(f"traj must be one step of columns = {N} environments, got (T, N) = {traj.valid.shape}")
-        return N
-
     def _observe(self, traj: Trajectories) -> tuple[Array, Array]:
         self._v, self._v_next = super()._observe(traj)
         return self._v, self._v_next
