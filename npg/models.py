@@ -61,7 +61,8 @@ class Linear:
         x = self._single(x)
         W = theta.reshape(self.n_outputs, self.n_features)
         if x.dtype.kind in "iu":
-            return np.add.reduce(W.take(x.astype(np.intp, copy=False), axis=1), axis=-1).T  # (3.13)
+            x = x if x.dtype == np.intp else x.astype(np.intp)
+            return np.add.reduce(W.take(x, axis=1), axis=-1).T  # (3.13)
         return x @ W.T  # (3.1)
 
     def vjp(self, theta: Array, x: Inputs, u: Array) -> Array:

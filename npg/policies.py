@@ -63,7 +63,8 @@ class Policy:
 
     def eta(self, theta: Array, x: Inputs) -> Array:
         """Parameters η of the action distribution, Eq. (3.1): (B, k)."""
-        has_shape("theta", theta, (self.n_params,))
+        if theta.shape != (self.n_params,):
+            has_shape("theta", theta, (self.n_params,))
         return self.model.forward(theta, x)
 
     def sample(self, theta: Array, x: Inputs, rng: Rng) -> Array:

@@ -144,7 +144,8 @@ class OneBinaryTD(TDLambda):
 
     def error(self, traj: Trajectories) -> Array:
         """δ of one step: (1,)."""
-        self._check(traj)
+        if traj.valid.shape != (1, 1):
+            self._check(traj)
         features, terminated = self.value.features, bool(traj.terminated[0, 0])
         self._active, active_next = features(traj.obs[0])[0], features(traj.next_obs[0])[0]
         self._end = terminated or traj.truncated[0, 0]
@@ -153,8 +154,9 @@ class OneBinaryTD(TDLambda):
 
     def trace(self) -> None:
         """z ← γλz + x(S)."""
-        decay(self.z, self.gamma * self.lam)
-        self.z[0, self._active] += 1  # no index occurs twice in a row of binary features
+        z = self.z[0]  # NumPy has a fast loop for vectors
+        blas.dscal(self.gamma * self.lam, z)
+        z[self._active] += 1  # no index occurs twice in a row of binary features
 
     def learn(self, delta: Array) -> None:
         """w ← w + αδz; z ← 0 where an episode has ended."""

@@ -119,22 +119,31 @@ class _Progress:
 
     def cut(self, request: Steps | Episodes) -> bool:
         """Whether the next collection is to cut the episodes at its end, for a checkpoint."""
-        online = isinstance(request, Steps)
-        self.due = min(self.counts["record"], self.steps)
-        reach = self.counts["steps"] + online * request.n * self.collector.n_columns
+        counts, online = self.counts, isinstance(request, Steps)
+        due = self.due = min(counts["record"], self.steps)
+        reach = counts["steps"] + online * request.n * self.collector.n_columns
+        if online and reach < due:  # nothing is recorded after it
+            self.cuts = False
+            return False
         # A collection may be longer than the distance of records.
-        self.saves = not online or max(self.due, reach) >= min(self.counts["checkpoint"], self.steps)
-        self.cuts = online and self.saves and reach >= self.due
+        self.saves = not online or max(due, reach) >= min(counts["checkpoint"], self.steps)
+        self.cuts = online and self.saves
         return self.cuts
 
     def updates(self) -> Iterator[Row]:
         """The loop until the run has its steps: the diagnostics of each update after which a record is due."""
-        loop = updates(self.agent, self.collector, self.rng_act, self.rng_update, self.counts["steps"], self.cut)
-        while self.counts["steps"] < self.steps:
-            self.counts["steps"], diagnostics = next(loop)
-            self.counts["updates"] += 1
-            if self.cuts or self.counts["steps"] >= self.due:
+        counts = self.counts
+        if counts["steps"] >= self.steps:
+            return
+        for steps, diagnostics in updates(
+            self.agent, self.collector, self.rng_act, self.rng_update, counts["steps"], self.cut
+        ):
+            counts["steps"] = steps
+            counts["updates"] += 1
+            if self.cuts or steps >= self.due:
                 yield diagnostics
+            if steps >= self.steps:
+                return
 
     def record(self, diagnostics: Row) -> Row:
         """The record of now. The next one, and the next checkpoint where this one is saved, are due later."""
