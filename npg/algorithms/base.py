@@ -54,7 +54,10 @@ def choice(*options: Any, doc: str) -> Any:
 def features(kind: str, *, doc: str) -> Any:
     """A setting that is features of the observation: of this kind for a Box by default, one-hot for Discrete."""
     expected = f"features, {kind} (one-hot if Discrete) by default"
-    allowed = lambda value: callable(value) and hasattr(value, "n_features")  # noqa: E731
+
+    def allowed(value: Any) -> bool:
+        return callable(value) and hasattr(value, "n_features")
+
     return field(metadata={"features": kind, "allowed": allowed, "expected": expected, "doc": doc})
 
 
