@@ -1,10 +1,47 @@
 """Everything that learns can hand over and take back its whole state as named arrays."""
 
+import json
 from typing import ClassVar
 
 import numpy as np
 
-from ._typing import Array
+from ._typing import Array, Rng
+
+
+def check_alike(name: str, own: dict[str, Array], given: dict[str, Array]) -> None:
+    """Raise ``ValueError`` unless ``given`` has the names, shapes and dtypes of ``own``, and is finite."""
+    expected, got = (
+        {key: f"{np.asarray(a).dtype} {np.shape(a)}" for key, a in sorted(arrays.items())} for arrays in (own, given)
+    )
+    if expected != got:
+        raise ValueError(f"{name} must hold arrays {expected}, got {got}")
+    for key, a in given.items():
+        if not np.isfinite(a).all():
+            raise ValueError(f"{name} must hold finite numbers, got {a} as {key}")
+
+
+def packed(rng: Rng) -> Array:
+    """The state of a generator as an array, its JSON in bytes."""
+    return np.frombuffer(json.dumps(rng.bit_generator.state).ljust(400).encode(), dtype=np.uint8)
+
+
+def unpack(rng: Rng, state: Array) -> None:
+    """Take back what ``packed`` returned.
+
+    Raises
+    ------
+    ValueError
+        If it is no state of such a generator.
+    """
+    try:
+        given = json.loads(state.tobytes())
+        rng.bit_generator.state = given
+        valid = rng.bit_generator.state == given and given["state"]["inc"] % 2
+    except Exception:  # of json, and whatever NumPy raises for a dict that is not what it expects
+        valid = False
+    if not valid:
+        kind = type(rng.bit_generator).__name__
+        raise ValueError(f"rng must be the state of a {kind} generator, got {state.tobytes()!r:.60}")
 
 
 class Stateful:
@@ -29,12 +66,13 @@ class Stateful:
         Raises
         ------
         ValueError
-            If ``state`` has other names or shapes than this object; nothing is changed then.
+            If ``state`` has other names, shapes or dtypes than this object, is not finite, or has a negative integer,
+            which all count something; nothing is changed then.
         """
-        own = {name: array.shape for name, array in self.state().items()}
-        given = {name: np.shape(array) for name, array in state.items()}
-        if own != given:
-            raise ValueError(f"state must hold arrays of shapes {own}, got {given}")
+        check_alike("state", self.state(), state)
+        for name, array in state.items():
+            if array.dtype.kind == "i" and (array < 0).any():
+                raise ValueError(f"state must hold counts of at least 0, got {array} as {name}")
         for name in self.learned:
             value = getattr(self, name)
             if isinstance(value, Stateful):

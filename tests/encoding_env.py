@@ -1,8 +1,8 @@
 """Environments whose observations say where they come from, and an agent that can be predicted as easily.
 
-An observation is (generation, column, episode, step): how many seeded resets there have been, which environment of
-a vector this is, how many episodes have begun since that reset (these three count from 1, so that no observation is
-zero), and the time within the episode. The reward adds the action that arrived. Episodes follow a script.
+An observation is (column, episode, step): which environment of a vector this is, how many episodes it has begun (these
+two count from 1, so that no observation is zero), and the time within the episode. The reward adds the action that
+arrived. Episodes follow a script.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,31 +29,32 @@ class Episode(NamedTuple):
 
 
 def encode(place: Sequence[int], discrete: bool) -> Any:
-    """The observation at (generation, column, episode, step); the Discrete one has two decimal digits for each."""
+    """The observation at (column, episode, step), in the Discrete one two, four and two decimal digits."""
     if discrete:
-        generation, column, episode, step = place
-        return ((100 * generation + column) * 100 + episode) * 100 + step
+        column, episode, step = place
+        return (10**4 * column + episode) * 100 + step
     return np.array(place, dtype=np.float32)
 
 
 def decode(obs: np.ndarray) -> np.ndarray:
-    """(B, 4): the place that each observation of a batch encodes."""
+    """(B, 3): the place that each observation of a batch encodes."""
     obs = np.asarray(obs)
-    return obs[:, None] // [10**6, 10**4, 10**2, 1] % 100 if obs.dtype.kind == "i" else obs.astype(int)
+    return obs[:, None] // [10**6, 10**2, 1] % [100, 10**4, 100] if obs.dtype.kind == "i" else obs.astype(int)
 
 
 def reward_of(place: Sequence[int], action: Any) -> float:
     """Of the step that leads to ``place``: exact in float64, whatever the order of the sums."""
-    _, column, episode, step = place
+    column, episode, step = place
     weights = np.arange(1, np.size(action) + 1)
-    return 1000 * column + 100 * episode + 10 * step + float(weights @ np.ravel(action))
+    return 10**5 * column + 100 * episode + 10 * step + float(weights @ np.ravel(action))
 
 
 class EncodingEnv(gymnasium.Env):
-    """Plays ``script`` again and again, from its first line after each seeded reset.
+    """Plays ``script`` again and again, one line after each reset.
 
-    ``faults`` maps (episode, step) to ("observation" or "reward", value): what is returned there instead. With
-    ``reuse`` every observation is the same array, written anew. ``seeds`` and ``received`` record what came in.
+    ``faults`` maps (episode, step) to ("observation", "reward", "terminated" or "truncated", value): what is returned
+    there instead. With ``reuse`` every observation is the same array, written anew. ``seeds``, one of each episode, and
+    ``received`` record what came in.
     """
 
     def __init__(
@@ -64,20 +65,20 @@ class EncodingEnv(gymnasium.Env):
         action_space: spaces.Space = BOX,
         discrete: bool = False,
         reuse: bool = False,
-        faults: dict[tuple[int, int], tuple[str, float]] | None = None,
+        faults: dict[tuple[int, int], tuple[str, Any]] | None = None,
     ) -> None:
         self.script, self.column, self.discrete, self.reuse = script, column, discrete, reuse
         self.faults = faults or {}
         self.action_space = action_space
-        self.observation_space = spaces.Discrete(10**8) if discrete else spaces.Box(0, np.inf, (4,))
-        self.generation, self.over = 0, True
-        self.buffer = np.zeros(4, dtype=np.float32)
+        self.observation_space = spaces.Discrete(10**8) if discrete else spaces.Box(0, np.inf, (3,))
+        self.episode, self.time, self.over = 0, 0, True
+        self.buffer = np.zeros(3, dtype=np.float32)
         self.seeds: list[Any] = []
         self.received: list[Any] = []
 
     @property
-    def place(self) -> tuple[int, int, int, int]:
-        return self.generation, self.column, self.episode, self.time
+    def place(self) -> tuple[int, int, int]:
+        return self.column, self.episode, self.time
 
     def observe(self) -> Any:
         obs = encode(self.place, self.discrete)
@@ -91,12 +92,9 @@ class EncodingEnv(gymnasium.Env):
 
     def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
-        if seed is None:
-            assert self.generation, "the first reset must be seeded"
-            self.episode += 1
-        else:
-            self.seeds.append(seed)
-            self.generation, self.episode = self.generation + 1, 1
+        assert seed is not None or self.seeds, "the first reset must be seeded"
+        self.seeds.append(seed)
+        self.episode += 1
         self.time, self.over = 0, False
         return self.observe(), {}
 
@@ -107,9 +105,14 @@ class EncodingEnv(gymnasium.Env):
         self.time += 1
         length, terminated, truncated = self.script[(self.episode - 1) % len(self.script)]
         self.over = self.time == length
-        kind, value = self.faults.get((self.episode, self.time), (None, 0.0))
-        reward = value if kind == "reward" else reward_of(self.place, action)
-        return self.observe(), reward, self.over and terminated, self.over and truncated, {}
+        returned = {
+            "reward": reward_of(self.place, action),
+            "terminated": self.over and terminated,
+            "truncated": self.over and truncated,
+        }
+        kind, value = self.faults.get((self.episode, self.time), (None, None))
+        returned |= {kind: value} if kind in returned else {}
+        return self.observe(), *returned.values(), {}
 
 
 class ReusingVectorEnv(SyncVectorEnv):
@@ -152,7 +155,7 @@ def make(
 
 def choose(place: Sequence[int], action_space: spaces.Space) -> Any:
     """The agent's action at ``place``, which has an index for Discrete and often lies outside the Box."""
-    h = int(np.dot(place, (1, 3, 5, 7)))
+    h = int(np.dot(place, (3, 5, 7)))
     if isinstance(action_space, spaces.Discrete):
         return h % int(action_space.n)
     size = int(np.prod(action_space.shape))

@@ -221,16 +221,16 @@ def test_a_state_with_wrong_names_or_shapes_is_an_error_that_changes_nothing(cha
         for key, array in ({"m": np.ones(3), "v": np.ones(3), "t": np.array(9)} | change).items()
         if array is not None
     }
-    with pytest.raises(ValueError, match="state must hold arrays of shapes"):
+    with pytest.raises(ValueError, match="state must hold arrays"):
         optimizer.load_state(wrong)
     for key, array in optimizer.state().items():
         np.testing.assert_array_equal(array, before[key])
 
 
 def test_the_state_of_another_optimizer_is_an_error():
-    with pytest.raises(ValueError, match="state must hold arrays of shapes"):
+    with pytest.raises(ValueError, match="state must hold arrays"):
         Ascent(3, 0.1).load_state(Adam(3, 0.1).state())
-    with pytest.raises(ValueError, match="state must hold arrays of shapes"):
+    with pytest.raises(ValueError, match="state must hold arrays"):
         Adam(3, 0.1).load_state(Ascent(3, 0.1).state())
 
 

@@ -16,9 +16,17 @@ Env = gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any]
 
 
 def single_spaces(env: Env) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
-    """Observation and action space of one environment, or of each one in a vector."""
+    """Observation and action space of one environment, or of each one in a vector.
+
+    Raises
+    ------
+    TypeError
+        If ``env`` is no environment.
+    """
     if isinstance(env, VectorEnv):
         return env.single_observation_space, env.single_action_space
+    if not isinstance(env, gymnasium.Env):
+        raise TypeError(f"env must be a Gymnasium environment, scalar or vectorised, got {env!r}")
     return env.observation_space, env.action_space
 
 

@@ -13,8 +13,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from .._checks import at_least
+from .._state import check_alike
 from .._typing import Array
 from ..exact import TabularMDP
+from .state import read, write
 
 
 class _Sampler:
@@ -120,6 +122,23 @@ class TabularVectorEnv(VectorEnv[Array, Array, Array]):
         start = np.full(self.num_envs, self._sampler.start)
         self._state, _ = self._sampler.draw(start, self.np_random.random(self.num_envs))
         return self._state.copy(), {}
+
+    def get_state(self) -> dict[str, Array]:
+        """All that its future depends on: copies of arrays."""
+        return read(self, ("_state", "_t", "_done"))
+
+    def set_state(self, arrays: dict[str, Array]) -> None:
+        """Go on from what ``get_state`` returned.
+
+        Raises
+        ------
+        ValueError
+            If it is no state of this environment.
+        """
+        check_alike("the state of the environment", self.get_state(), arrays)
+        if not (arrays["_state"] < self.mdp.n_states).all():
+            raise ValueError(f"states must lie in 0, …, {self.mdp.n_states - 1}, got {arrays['_state']}")
+        write(self, ("_state", "_t", "_done"), arrays)
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """One transition of each column, or its reset where the last one ended an episode.

@@ -1,6 +1,7 @@
 """Environments by name: always a time limit, natively vectorised where possible, a clear error otherwise."""
 
 import json
+import re
 
 import gymnasium
 import numpy as np
@@ -13,7 +14,7 @@ from toy import contents
 
 import npg
 from npg import make_vec, problems
-from npg.envs import DEFAULT_TIME_LIMIT, make_env, normalized
+from npg.envs import DEFAULT_TIME_LIMIT, MAX_ENVS, make_env, normalized
 from npg.envs.lqr import LQREnv
 from npg.envs.tabular import TabularEnv, TabularVectorEnv
 from npg.lab.runs import Run
@@ -67,7 +68,7 @@ def test_settings_reach_the_environment():
         assert len(env.unwrapped.P[0][0]) == 1 < len(slippery[0][0])
 
 
-@pytest.mark.parametrize("env_id", ["Nope-v0", "CartPole-v99", "CartPole", "", "no/such:Thing"])
+@pytest.mark.parametrize("env_id", ["Nope-v0", "CartPole-v99", "CartPole", "", "gymnasium:Nope-v0"])
 def test_an_unknown_environment_is_an_error_that_names_it(env_id):
     for make in (make_env, lambda env_id: make_vec(env_id, 2)):
         with pytest.raises(ValueError, match="not registered") as caught:
@@ -86,9 +87,51 @@ def test_an_environment_that_cannot_be_made_is_an_error_that_names_it_and_says_w
             make(spec.id)
 
 
-@pytest.mark.parametrize("n", [0, -3])
-def test_a_vector_has_at_least_one_environment(n):
-    with pytest.raises(ValueError, match=f"n must be an integer of at least 1, got {n}"):
+MODULE = """
+import gymnasium
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
+
+gymnasium.register("{name}/Pole-v0", CartPoleEnv)
+"""
+
+
+@pytest.mark.parametrize("module", ["a_module_of_mine", "a_package_of_mine.envs"])
+def test_a_module_before_a_colon_is_imported_first_and_stays_part_of_the_id(module, tmp_path, monkeypatch):
+    name = module.partition(".")[0]
+    path = tmp_path.joinpath(*module.split(".")).with_suffix(".py")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(MODULE.format(name=name))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.registry))
+    with pytest.raises(ValueError, match="not registered"):
+        make_env(f"{name}/Pole-v0")
+    env_id = f"{module}:{name}/Pole-v0"
+    for env in (make_env(env_id), make_vec(env_id, 2).envs[0]):
+        assert isinstance(env.unwrapped, gymnasium.envs.classic_control.cartpole.CartPoleEnv)
+        assert env.spec.max_episode_steps == DEFAULT_TIME_LIMIT
+    for env in (make_env(env_id), make_vec(env_id, 2)):
+        assert env.unwrapped.spec.id == env_id
+
+
+@pytest.mark.parametrize("env_id", ["no/such:Thing", "a:b:Thing", "os;sys:Thing", ".envs:Thing", "os.:CartPole-v1"])
+def test_what_stands_before_a_colon_must_be_the_name_of_a_module(env_id):
+    for make in (make_env, lambda env_id: make_vec(env_id, 2)):
+        with pytest.raises(ValueError, match="must be an id, perhaps behind the name of a module") as caught:
+            make(env_id)
+        assert repr(env_id) in str(caught.value)
+
+
+@pytest.mark.parametrize("env_id", [None, 3, b"CartPole-v1", ["CartPole-v1"]])
+def test_an_id_is_a_string(env_id):
+    for make in (make_env, lambda env_id: make_vec(env_id, 2)):
+        with pytest.raises(TypeError, match="env_id must be the id of an environment, a string, got"):
+            make(env_id)
+
+
+@pytest.mark.parametrize("n", [0, -3, MAX_ENVS + 1, 10**30, 2.0, None, True])
+def test_a_vector_has_at_least_one_environment_and_no_more_than_can_be_meant(n):
+    message = f"n must be an integer of at least 1 and at most 100,000, got {n!r}"
+    with pytest.raises(ValueError, match=re.escape(message)):
         make_vec("CartPole-v1", n)
 
 
@@ -167,10 +210,12 @@ def test_arguments_reach_the_lqr():
 
 
 @pytest.mark.parametrize("make", [make_env, lambda env_id, **kwargs: make_vec(env_id, 2, **kwargs)])
-def test_an_error_of_a_problem_passes_through(make):
-    with pytest.raises(ValueError, match="branching must be at most n_states = 10, got 11"):
+def test_an_error_of_a_problem_is_part_of_the_error(make):
+    with pytest.raises(
+        ValueError, match=r"'npg/Garnet-v0' cannot be made: .*branching must be at most n_states = 10, got"
+    ):
         make("npg/Garnet-v0", branching=11)
-    with pytest.raises(TypeError, match="n_rooms"):
+    with pytest.raises(ValueError, match=r"'npg/FourRooms-v0' cannot be made: .*n_rooms"):
         make("npg/FourRooms-v0", n_rooms=5)
 
 

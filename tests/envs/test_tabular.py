@@ -121,6 +121,35 @@ def test_one_column_is_the_scalar_environment_with_the_same_seed(problem, limit,
     np.testing.assert_array_equal(ours.obs[:, 0], obs)
 
 
+@examples(100)
+@given(problems(), st.integers(1, 4), limits, st.integers(0, 25), S.seeds)
+def test_from_its_state_an_environment_goes_on_as_it_did(problem, n, limit, k, seed):
+    mdp = problem.mdp
+    env, other = (TabularVectorEnv(mdp, n, limit) for _ in range(2))
+    actions = problem.rng.integers(mdp.n_actions, size=(50, n))
+    played(env, actions[:k], seed) if k else env.reset(seed=seed)
+    state = env.get_state()
+    whole = [env.step(a)[:4] for a in actions[k:]]
+    other.reset(seed=seed + 1)
+    for which in (other, env):
+        which.set_state(state)
+        np.testing.assert_equal([which.step(a)[:4] for a in actions[k:]], whole)
+
+
+def test_the_state_of_an_environment_of_another_size_is_refused():
+    states = []
+    for problem, n in ((random_walk(9), 3), (random_walk(5), 2)):
+        env = TabularVectorEnv(problem, n)
+        env.reset(seed=0)
+        states.append(env.get_state())
+    env = TabularVectorEnv(random_walk(5), 3)
+    env.reset(seed=0)
+    states[0]["_state"][:] = 8
+    for state in (*states, {}, {"_state": states[0]["_state"]}):
+        with pytest.raises(ValueError, match="must"):
+            env.set_state(state)
+
+
 @pytest.mark.parametrize("limit", [2, 3, 4])
 def test_where_an_episode_ends_at_its_time_limit_both_flags_are_set(limit):
     actions = np.full((10, 1), RIGHT)  # from the middle of five states: out after three steps

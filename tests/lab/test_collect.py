@@ -1,6 +1,6 @@
 """Every field of ``Trajectories`` against a forecast from the script alone, and what the collector refuses."""
 
-from itertools import count, islice
+from itertools import islice
 
 import gymnasium
 import numpy as np
@@ -46,10 +46,10 @@ class Forecast:
 
     def __init__(self, kind, scripts, agent, discrete=False):
         self.kind, self.scripts, self.agent, self.discrete = kind, scripts, agent, discrete
-        self.generation, self.streams, self.finished = 0, None, []
+        self.begun, self.streams, self.finished = [0] * len(scripts), None, []
 
     def row(self, column, number, episode, step):
-        here, there = ((self.generation, column, number, time) for time in (step, step + 1))
+        here, there = ((column, number, time) for time in (step, step + 1))
         action, last = choose(here, self.agent.action_space), step + 1 == episode.length
         sent = np.clip(action, BOX.low, BOX.high) if self.agent.action_space == BOX else action + DISCRETE.start
         x = features(np.array([here]), self.agent.x)
@@ -65,38 +65,51 @@ class Forecast:
             "t": step,
         }
 
-    def stream(self, column, script):
-        """The rows of a column without end; None is a reset step."""
-        length, total = 0, 0.0
-        for number in count(1):
+    def stream(self, n):
+        """What a column is from a reset on, without end: each row, None for a reset step, and (return, length) at the
+        end of an episode. The next one has begun as soon as the environment has been reset."""
+        script = self.scripts[n]
+        self.begun[n] += 1
+        while True:
+            number, total = self.begun[n], 0.0
             episode = script[(number - 1) % len(script)]
             for step in range(episode.length):
-                row = self.row(column, number, episode, step)
-                length, total = step + 1, total * (step > 0) + row["rewards"]
-                if length == episode.length:
-                    self.finished.append((total, length))
-                yield row
+                row = self.row(n + 1, number, episode, step)
+                total += row["rewards"]
+                last = step + 1 == episode.length
+                self.begun[n] += last and self.kind is not NEXT_STEP
+                yield row, (total, episode.length) if last else None
             if self.kind is NEXT_STEP:
-                yield None
+                self.begun[n] += 1
+                yield None, None
 
     def collect(self, request, cut=False):
-        if self.streams is None or isinstance(request, Episodes):
-            self.generation += 1
-            self.streams = [self.stream(n + 1, script) for n, script in enumerate(self.scripts)]
-        if isinstance(request, Episodes):
-            each = -(-request.n // len(self.scripts))
+        episodic, each = isinstance(request, Episodes), -(-request.n // len(self.scripts))
+        if self.streams is None or episodic:
+            self.streams = [self.stream(n) for n in range(len(self.scripts))]
+        if episodic:
             columns = [[] for _ in self.scripts]
             for column, stream in zip(columns, self.streams, strict=True):
-                while sum(row is not None and (row["terminated"] or row["truncated"]) for row in column) < each:
+                while sum(end is not None for _, end in column) < each:
                     column.append(next(stream))
         else:
             columns = [list(islice(stream, request.n)) for stream in self.streams]
+        length = max(map(len, columns))
+        for column, stream in zip(columns, self.streams, strict=True):
+            padding = length - len(column)
+            list(islice(stream, padding))  # which the environment goes through
+            column.extend([(None, None)] * padding)
+        ends = [[end for _, end in column if end or not episodic] for column in columns]
+        self.finished += [end for together in zip(*ends, strict=True) for end in together if end]
         blank = {name: np.zeros_like(value) for name, value in self.row(1, 1, Episode(1), 0).items()}
-        table = [[column[t] if t < len(column) else None for column in columns] for t in range(max(map(len, columns)))]
-        arrays = {name: np.array([[(row or blank)[name] for row in rows] for rows in table]) for name in blank}
+        table = [[column[t][0] or blank for column in columns] for t in range(length)]
+        arrays = {name: np.array([[row[name] for row in rows] for rows in table]) for name in blank}
         if cut:
             arrays["truncated"][-1] |= arrays["valid"][-1] & ~arrays["terminated"][-1]
+        if cut or episodic:
             self.streams = None
+        if self.kind == "scalar" and episodic:
+            self.begun[0] -= 1  # it is not reset after the last one
         return arrays
 
 
@@ -143,7 +156,7 @@ def test_every_field_of_successive_steps_is_as_the_script_foretells(kind, n, dat
     for length, cut in requests:
         traj = collect(collector, agent, Steps(length), cut=cut)
         assert_same(traj, forecast.collect(Steps(length), cut))
-    assert sorted(collector.finished) == sorted(forecast.finished)
+    assert collector.finished == forecast.finished
 
 
 @pytest.mark.parametrize(("kind", "n"), LAYOUTS)
@@ -164,7 +177,17 @@ def test_every_field_of_episodes_is_as_the_script_foretells_and_padding_leaves_n
         ]
         assert {len(returns) for returns in by_column} == {-(-number // n)}
         assert_array_equal(traj.episode_returns(), np.ravel(by_column, order="F"))
-    assert sorted(collector.finished) == sorted(forecast.finished)
+    assert collector.finished == forecast.finished
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_playing_is_to_collect_episodes_and_keep_only_what_they_came_to(kind):
+    played, collected = collector_of(kind), collector_of(kind)
+    for number in (5, 3):
+        assert played.play(EncodingAgent(), number, np.random.default_rng(0)) is None
+        collect(collected, request=Episodes(number))
+        assert played.finished == collected.finished
+    assert_same(*(collect(collector, request=Steps(6)) for collector in (played, collected)))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -175,7 +198,8 @@ def test_every_field_is_right_across_processes(mode):
         forecast = Forecast(mode, SCRIPTS, agent)
         for request in (Steps(1), Steps(6), Episodes(4), Episodes(6)):
             assert_same(collect(collector, agent, request), forecast.collect(request))
-        seeds = np.array(env.get_attr("seeds"))
+        assert collector.finished == forecast.finished
+        seeds = np.array([[seed for seed in column if seed is not None] for column in env.get_attr("seeds")])
         assert len(np.unique(seeds)) == seeds.size == 9
         assert not np.isin(seeds[1:] - seeds[:1], [1, 2]).any()
     finally:
@@ -188,8 +212,7 @@ def test_next_obs_is_the_true_successor_also_where_an_episode_ends(kind, request
     traj = collect(collector_of(kind), request=request_)
     ends = (traj.terminated | traj.truncated) & traj.valid
     assert ends.any()
-    step = [0, 0, 0, 1]
-    assert_array_equal(traj.next_obs[traj.valid], traj.obs[traj.valid] + step)
+    assert_array_equal(traj.next_obs[traj.valid], traj.obs[traj.valid] + [0, 0, 1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -217,7 +240,10 @@ def test_cut_truncates_the_rows_still_open_and_the_next_collection_begins_anew(k
     collect(collector, request=Steps(3), cut=True)
     finished = len(collector.finished)
     traj = collect(collector, request=Steps(2))
-    assert_array_equal(traj.obs[0, :, [0, 2, 3]].T, [[2, 1, 0]] * len(scripts))
+    # Their next episodes; an environment that is not reset in a step of its own has begun one after the three steps.
+    at_once = kind is not NEXT_STEP
+    numbers = [2, 2 + at_once, 2 + at_once, 3]
+    assert_array_equal(traj.obs[0], [[n + 1, numbers[n], 0] for n in range(len(scripts))])
     assert_array_equal(traj.t[0], 0)
     assert finished == sum(script[0].length <= 3 for script in scripts)
 
@@ -227,8 +253,8 @@ def test_steps_after_episodes_begin_new_episodes(kind):
     collector = collector_of(kind)
     collect(collector, request=Episodes(3))
     traj = collect(collector, request=Steps(5))
-    assert_array_equal(traj.t[traj.valid], traj.obs[traj.valid][:, 3])
-    assert_array_equal(traj.next_obs[traj.valid], traj.obs[traj.valid] + [0, 0, 0, 1])
+    assert_array_equal(traj.t[traj.valid], traj.obs[traj.valid][:, 2])
+    assert_array_equal(traj.next_obs[traj.valid], traj.obs[traj.valid] + [0, 0, 1])
 
 
 class RandomAgent:
@@ -261,17 +287,14 @@ def test_a_collection_is_repeated_from_the_seed_and_its_number_whatever_came_bef
     with pytest.raises(KeyboardInterrupt):
         collect(collector, RandomAgent(patience=13), Episodes(4))
     collect(collector, RandomAgent(), Steps(30), cut=True)
-    k = collector.resets
+    before = collector.state()
     traj = collect(collector, RandomAgent(), request_, seed=1, cut=True)
     collect(collector, RandomAgent(), Steps(30), cut=True)
 
     again = Collector(cart_pole(kind), 7)
     for other in (collector, again):
-        other.resets = k
+        other.load_state(before)
         assert_same(collect(other, RandomAgent(), request_, seed=1, cut=True), traj)
-    other = Collector(cart_pole(kind), 8)
-    other.resets = k
-    assert not np.isin(collect(other, RandomAgent(), request_, seed=1).obs[0], traj.obs[0]).any()
     assert not np.isin(first.obs[0], traj.obs[0]).any()
     assert len(np.unique(traj.obs[0], axis=0)) == collector.n_columns
 
@@ -296,29 +319,78 @@ def spied(*args, **kwargs):
     return Spy(SyncVectorEnv(*args, **kwargs))
 
 
-@given(seed=st.integers(0, 2**64), n=st.integers(2, 8))
-def test_columns_are_seeded_apart_by_python_ints_and_never_by_seed_plus_i(seed, n):
-    env = make(SAME_STEP, [[Episode(2)]] * n, vector=spied)
+def scalars(env):
+    return env.unwrapped.envs if isinstance(env, VectorEnv) else [env]
+
+
+@given(seed=st.integers(0, 2**64), n=st.integers(2, 8), mode=st.sampled_from(MODES))
+def test_episodes_are_seeded_apart_by_python_ints_and_never_by_seed_plus_i(seed, n, mode):
+    env = make(mode, [[Episode(2)]] * n)
     collector = Collector(env, seed)
+    for request in (Episodes(2 * n), Steps(7), Episodes(n)):
+        collect(collector, request=request)
+    seeds = np.array([column.seeds for column in scalars(env)])
+    assert seeds.dtype == int
+    assert all(type(s) is int for column in scalars(env) for s in column.seeds)
+    assert len(np.unique(seeds)) == seeds.size >= 6 * n
+    assert not np.isin(seeds, seed + np.arange(-n, n + 1, dtype=object)).any()
+    for differences in (seeds[1:] - seeds[0], (seeds[:, 1:] - seeds[:, :1]).T):
+        assert not (differences == np.arange(1, len(differences) + 1)[:, None]).any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_seed_of_an_episode_depends_on_its_number_and_column_and_not_on_what_was_asked_for(kind):
+    def seeds(seed, requests):
+        env = make(kind, SCRIPTS)
+        collector = Collector(env, seed)
+        for request in requests:
+            collect(collector, request=request, cut=isinstance(request, Steps))
+        return [column.seeds for column in scalars(env)]
+
+    for one, other, third in zip(
+        seeds(3, [Steps(30)]), seeds(3, [Steps(4), Episodes(6), Steps(2)]), seeds(4, [Steps(30)]), strict=True
+    ):
+        n = min(len(one), len(other))
+        assert n >= 4
+        assert one[:n] == other[:n]
+        assert not set(one) & set(third)
+
+
+def test_a_native_vector_environment_is_seeded_by_a_python_int():
+    collector = Collector(Spy(cart_pole("native")), 3)
     for _ in range(3):
-        collect(collector, request=Episodes(2 * n))
-    seeds = [reset for reset in env.seeds if reset is not None]
-    assert all(type(s) is int for reset in seeds for s in reset)
-    assert_array_equal(np.shape(seeds), (3, n))
-    assert np.unique(seeds).size == 3 * n
-    for reset in seeds:
-        assert not (np.subtract(reset, reset[0])[1:] == np.arange(1, n)).any()
-        assert seed not in reset
+        collect(collector, RandomAgent(), Episodes(3))
+    seeds = collector.env.seeds
+    assert len(seeds) == len(set(seeds)) == 3
+    assert {type(seed) for seed in seeds} == {int}
 
 
-def test_an_environment_that_is_not_a_list_of_environments_is_seeded_by_a_python_int():
-    vector, scalar = Spy(cart_pole("native")), make("scalar", SCRIPTS)
-    for env in (vector, scalar):
-        collector = Collector(env, 3)
-        for _ in range(3):
-            collect(collector, RandomAgent() if env is vector else None, Episodes(3))
-        assert len(env.seeds) == len(set(env.seeds)) == 3
-        assert {type(seed) for seed in env.seeds} == {int}
+def own_methods(env):
+    """What stands in the place of reset and step, of each wrapper and environment within."""
+    found = []
+    for layer in scalars(env):
+        while layer is not None:
+            found.append({name: vars(layer)[name] for name in ("reset", "step") if name in vars(layer)})
+            layer = layer.env if isinstance(layer, gymnasium.Wrapper) else None
+    return found
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_collector_gives_the_environment_back_as_it_was(kind, normalised):
+    env = cart_pole(kind)
+    outer = scalars(env)[-1]
+    outer.step = outer.step  # an attribute of somebody else
+    if normalised and kind in ("scalar", NEXT_STEP):
+        env = npg.envs.normalized(env, rewards=True)
+    before = own_methods(env)
+    with Collector(env, 0) as collector:
+        during = own_methods(env)
+        with pytest.raises(KeyboardInterrupt), Collector(env, 1) as inner:
+            collect(inner, RandomAgent(patience=3), Steps(9))
+        assert own_methods(env) == during != before
+        collect(collector, RandomAgent(), Steps(3))
+    assert own_methods(env) == before
 
 
 @pytest.mark.parametrize("n", [1, 5])
@@ -365,7 +437,7 @@ def test_a_reward_and_flags_on_a_reset_step_count_for_nothing():
     collector, forecast = Collector(env, 0), Forecast(NEXT_STEP, SCRIPTS, agent)
     for request in (Steps(12), Episodes(6)):
         assert_same(collect(collector, agent, request), forecast.collect(request))
-    assert sorted(collector.finished) == sorted(forecast.finished)
+    assert collector.finished == forecast.finished
 
 
 @pytest.mark.parametrize("kind", ["scalar", NEXT_STEP])
@@ -597,6 +669,74 @@ class IntegerFlags(gymnasium.Env):
         return np.zeros(BOX.shape, BOX.dtype), 0, 1, 0, {}
 
 
+NO_FLAGS = {
+    "None": None,
+    "NaN": np.nan,
+    "a word": "False",
+    "two of them": np.array([True, False]),
+    "a list": [True],
+    "nothing": np.zeros(0, dtype=bool),
+}
+
+
+@pytest.mark.parametrize("name", ["terminated", "truncated"])
+@pytest.mark.parametrize("flag", NO_FLAGS.values(), ids=NO_FLAGS.keys())
+@pytest.mark.parametrize("kind", KINDS)
+def test_flags_that_are_none_are_refused_by_name(kind, flag, name):
+    scripts = SCRIPTS[:1] if kind == "scalar" else SCRIPTS[1:]
+    collector = collector_of(kind, scripts, faults={(1, 2): (name, flag)})
+    with pytest.raises(ValueError, match="the environment must return flags that are True or False"):
+        collect(collector)
+
+
+class Flags(VectorWrapper):
+    """Returns flags of its own."""
+
+    def __init__(self, env, terminated, truncated):
+        super().__init__(env)
+        self.flags = terminated, truncated
+
+    def step(self, actions):
+        obs, reward, _, _, info = super().step(actions)
+        return obs, reward, *self.flags, info
+
+
+NO_VECTOR_OF_FLAGS = NO_FLAGS | {
+    "one for all": np.bool_(False),
+    "numbers": np.zeros(3),
+    "NaNs": np.full(3, np.nan),
+    "Nones": [None] * 3,
+    "a row too many": np.zeros((2, 3), dtype=bool),
+    "words": ["False"] * 3,
+}
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("flags", NO_VECTOR_OF_FLAGS.values(), ids=NO_VECTOR_OF_FLAGS.keys())
+def test_flags_of_a_vector_environment_that_are_none_are_refused_by_name(flags, first):
+    good = np.zeros(3, dtype=bool)
+    env = Flags(cart_pole("native"), *((flags, good) if first else (good, flags)))
+    with pytest.raises(ValueError, match="the environment must return 3 flags"):
+        collect(Collector(env, 0), RandomAgent())
+
+
+@pytest.mark.parametrize("make_flag", [bool, int, np.bool_, np.int64, np.uint8, np.array])
+@pytest.mark.parametrize("kind", KINDS)
+def test_flags_may_be_integers(kind, make_flag):
+    faults = {(1, t): ("terminated", make_flag(t == 3)) for t in (1, 2, 3)}
+    traj = collect(collector_of(kind, [[Episode(9), Episode(4)]], faults=faults), request=Episodes(2))
+    assert_array_equal(np.flatnonzero(traj.terminated), [2, 6 + (kind is NEXT_STEP)])
+    assert traj.terminated.dtype == bool
+
+
+def test_flags_of_a_vector_environment_may_be_integers():
+    flags = np.array([0, 1, 0]), [0, 0, 1]
+    traj = collect(Collector(Flags(cart_pole("native"), *flags), 0), RandomAgent(), Steps(1))
+    assert traj.terminated.dtype == traj.truncated.dtype == bool
+    assert_array_equal(traj.terminated, [[False, True, False]])
+    assert_array_equal(traj.truncated, [[False, False, True]])
+
+
 class Constantly:
     def act(self, obs, rng, explore=True):
         return np.array([[2.9]]), np.zeros((1, 1))
@@ -648,7 +788,7 @@ def test_finished_returns_are_of_the_rewards_before_they_are_normalised_and_the_
         for name, value in expected.items():
             assert_array_equal(actual[name], value, strict=True, err_msg=name)
     # A division, a root and a product are a few roundings for each of at most 13 positive rewards.
-    assert_allclose(sorted(collector.finished), sorted(forecast.finished), rtol=1e-13)
+    assert_allclose(collector.finished, forecast.finished, rtol=1e-13)
 
 
 @pytest.mark.parametrize("kind", ["scalar", NEXT_STEP])
