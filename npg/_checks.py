@@ -19,10 +19,11 @@ def is_integer(value: Any, least: int) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= least)
 
 
-def at_least(name: str, value: Any, least: int) -> None:
-    """Raise ``ValueError`` unless ``value`` is an integer of at least ``least``."""
-    if not is_integer(value, least):
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+def at_least(name: str, value: Any, least: int, most: int | None = None) -> None:
+    """Raise ``ValueError`` unless ``value`` is an integer of at least ``least``, and at most ``most``."""
+    if not is_integer(value, least) or (most is not None and value > most):
+        upper = f" and at most {most:,}" if most is not None else ""
+        raise ValueError(f"{name} must be an integer of at least {least}{upper}, got {value!r}")
 
 
 def positive(name: str, value: Any) -> None:

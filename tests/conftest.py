@@ -16,6 +16,12 @@ settings.register_profile("fast", settings.get_profile("default"), max_examples=
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+@pytest.fixture
+def fast_disk(monkeypatch):
+    """Waiting for the disk matters when the machine dies, not when the process does."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
     """Properties run without the tracer of coverage, which costs half as much again: other tests reach the lines."""

@@ -2,31 +2,46 @@
 
 import csv
 import hashlib
+import signal
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import TimeLimit
+from gymnasium.wrappers.vector import TransformReward
 
 import npg
 from npg.algorithms import Agent
 from npg.algorithms.base import integer, method, number
+from npg.envs import normalized
+from npg.envs.spaces import single_spaces
+from npg.envs.tabular import TabularVectorEnv
 from npg.features import dense
 from npg.optimizers import Adam
+from npg.problems import random_walk, two_state
+
+
+def no_fault(step: int, reward: float) -> float:
+    return reward
 
 
 class Walk(gymnasium.Env):
     """A slippery walk on 7 states with noisy rewards, ended at both sides and cut after 12 steps.
 
-    ``fault`` is called with the number of each step, counted over all episodes, and its reward, and gives the reward.
-    ``seeds`` collects the seeds of its resets, ``finished`` (steps so far, return, length) of each whole episode.
+    ``fault`` is called with the number of each step, counted over all episodes and also where they are played again,
+    and its reward, and gives the reward. ``seeds`` collects the seeds of its resets, ``finished`` (steps so far,
+    return, length) of each whole episode.
     """
 
     observation_space = gymnasium.spaces.Discrete(7)
     action_space = gymnasium.spaces.Discrete(2)
+    limit, ring = 12, False
 
-    def __init__(self, fault=lambda step, reward: reward) -> None:
+    def __init__(self, fault=no_fault) -> None:
         self.fault = fault
         self.seeds: list[int] = []
         self.finished: list[tuple[int, float, int]] = []
@@ -45,15 +60,78 @@ class Walk(gymnasium.Env):
         self.s += int(action != (self.np_random.random() < 0.2)) * 2 - 1
         reward = float(self.s == 6) + 0.1 * self.np_random.normal()
         self.total += reward
-        terminated, truncated = self.s in (0, 6), self.t >= 12
+        terminated, truncated = self.s in (0, 6), self.t >= self.limit
+        if self.ring:
+            self.s, terminated = self.s % 7, False
         if terminated or truncated:
             self.finished.append((self.steps, self.total, self.t))
         return self.s, self.fault(self.steps, reward), terminated, truncated and not terminated, {}
 
 
-def walks(n: int, fault=lambda step, reward: reward, mode: AutoresetMode = AutoresetMode.NEXT_STEP) -> SyncVectorEnv:
+class Ring(Walk):
+    """A walk around the ring of the 7 states, in episodes of 50 steps."""
+
+    limit, ring = 50, True
+
+
+class Measured(gymnasium.ObservationWrapper):
+    """A walk, observed by numbers of unlike sizes that need to be normalised."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+
+    def observation(self, s):
+        return np.array([100 + 2 * s, s * s / 50], dtype=np.float32)
+
+
+def walks(
+    n: int, fault=no_fault, mode: AutoresetMode = AutoresetMode.NEXT_STEP, kind=Walk, wrap=lambda env: env
+) -> SyncVectorEnv:
     """n walks as a vector environment, the fault in the first."""
-    return SyncVectorEnv([lambda f=f: Walk(*f) for f in [(fault,)] + [()] * (n - 1)], autoreset_mode=mode)
+    faults = [fault] + [no_fault] * (n - 1)
+    return SyncVectorEnv([lambda f=f: wrap(kind(f)) for f in faults], autoreset_mode=mode)
+
+
+def measured(n: int = 0, *fault, kind=Walk, **settings):
+    """A measured walk, or n of them as a vector, normalised."""
+    env = walks(n, *fault, kind=kind, wrap=Measured) if n else Measured(kind(*fault))
+    return normalized(env, **settings)
+
+
+def native(env, fault=no_fault):
+    """A vector environment that is not made of scalar ones, with a fault in its first column."""
+    steps = count(1)
+
+    def faulty(rewards):
+        rewards = rewards.copy()
+        rewards[0] = fault(next(steps), rewards[0])
+        return rewards
+
+    return TransformReward(env, faulty)
+
+
+BOTH = {"observations": True, "rewards": True, "gamma": 0.9}
+
+
+def tabular(mdp, limit: int, *fault):
+    return native(TabularVectorEnv(mdp, 3, limit), *fault)
+
+
+def kinds(kind: type[Walk]) -> dict[str, Any]:
+    """Makers of such environments, with a fault or without."""
+    made: dict[str, Any] = {"scalar": lambda *fault: TimeLimit(kind(*fault), kind.limit)}
+    made |= {mode.name: partial(walks, 3, mode=mode, kind=kind) for mode in AutoresetMode}
+    return made | {
+        f"{name}, normalised": partial(measured, n, kind=kind, **BOTH) for name, n in (("scalar", 0), ("vector", 3))
+    }
+
+
+KINDS = kinds(Walk) | {
+    "native": partial(tabular, random_walk(6), Walk.limit),
+    "native, Gymnasium's": lambda *fault: native(npg.make_vec("CartPole-v1", 3), *fault),
+}
+"""Makers of environments of every kind that has a way back into its episodes, with a fault or without."""
+LONG = kinds(Ring) | {"native": partial(tabular, two_state(), Ring.limit)}
+"""The same in episodes of 50 steps, longer than the distance of checkpoints here."""
 
 
 def raises_at(k: int, error: BaseException):
@@ -62,6 +140,19 @@ def raises_at(k: int, error: BaseException):
     def fault(step: int, reward: float) -> float:
         if step == k:
             raise error
+        return reward
+
+    return fault
+
+
+def signals_at(k: int, number: int, then: int | None = None):
+    """A fault that gets a signal at step k, and another one at the next."""
+
+    def fault(step: int, reward: float) -> float:
+        if step == k:
+            signal.raise_signal(number)
+        if step == k + 1 and then is not None:
+            signal.raise_signal(then)
         return reward
 
     return fault
@@ -110,6 +201,23 @@ class Toy(Agent):
         if self.updates == self.broken_at:
             self.w = self.w + np.inf
         return {"delta": float(delta.mean())}
+
+
+def toy(env, **settings) -> Toy:
+    """The agent for an environment."""
+    space, actions = single_spaces(env)
+    discrete = isinstance(space, gymnasium.spaces.Discrete)
+    features = [] if discrete else [npg.features.Affine(space, scale=1.0)]
+    return Toy(npg.make_policy(space, actions, *features), **settings)
+
+
+def reinforce(env, **settings) -> Agent:
+    """One that learns from whole episodes."""
+    scale = {"scale": 1.0} if isinstance(single_spaces(env)[0], gymnasium.spaces.Box) else {}
+    return npg.make_agent("reinforce", env, **{"episodes": 2} | scale | settings)
+
+
+AGENTS = {"reinforce": reinforce, "toy, Steps(1)": toy, "toy, Steps(5)": lambda env: toy(env, n=5)}
 
 
 def without_seconds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,8 +1,9 @@
 """What holds for every method, whatever it computes: a new one is held to it as soon as it is in the table."""
 
 import re
+import signal
 from dataclasses import fields
-from itertools import islice
+from itertools import count, islice
 
 import numpy as np
 import pytest
@@ -24,13 +25,14 @@ from oracles import (
     step_of,
     stream,
 )
-from toy import contents, raises_at
+from toy import contents, raises_at, signals_at
 
 import npg
 from npg import features as F
 from npg.algorithms import ALGORITHMS, Agent
 from npg.envs.tabular import TabularEnv
 from npg.lab.collect import Collector
+from npg.lab.runs import Run
 from npg.lab.training import updates
 from npg.models import Linear
 from npg.policies import SoftmaxLinear
@@ -162,26 +164,34 @@ def test_a_restored_agent_continues_identically_and_shares_nothing(cls, setting)
 
 
 @METHODS
-def test_a_run_that_is_stopped_and_resumed_is_the_uninterrupted_one(cls, tmp_path, monkeypatch):
-    monkeypatch.setattr("os.fsync", lambda fd: None)
-
-    def run(out, stop_at=None, resume=False):
+def test_a_run_that_is_stopped_within_an_episode_and_resumed_is_the_uninterrupted_one(
+    cls, tmp_path, fast_disk, monkeypatch
+):
+    def run(name, fault=None, resume=False):
         env = environment(cls)
         agent = npg.make_agent(cls.name(), env, **small(cls))
-        if stop_at:
-            act = agent.act
-            fault = raises_at(stop_at, KeyboardInterrupt())
-            calls = iter(range(1, 10**6))
+        if fault:
+            act, calls = agent.act, count(1)
             agent.act = lambda *args: (fault(next(calls), 0.0), act(*args))[1]  # type: ignore[method-assign]
-        how = {"steps": 160, "record_every": 32, "checkpoint_every": 32, "seed": 3, "out": out, "resume": resume}
-        npg.train(agent, env, **how)
+        how = {"steps": 160, "record_every": 32, "checkpoint_every": 32, "seed": 3, "resume": resume}
+        npg.train(agent, env, **how, out=tmp_path / name)
 
-    run(tmp_path / "whole")
-    for k in (1, 30, 71):
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / f"stopped-{k}", k)
-        run(tmp_path / f"stopped-{k}", resume=True)
+    run("whole")
+    under_way = 0
+    for k, fault, save_seconds in (
+        (1, raises_at(1, RuntimeError()), 30),
+        (30, raises_at(30, RuntimeError()), 30),
+        (43, raises_at(43, RuntimeError()), 0),  # checkpoints by time: at every update
+        (59, signals_at(59, signal.SIGINT), 30),  # checkpoints after the update in hand
+        (71, signals_at(71, signal.SIGTERM), 30),
+    ):
+        monkeypatch.setattr("npg.lab.training.SAVE_SECONDS", save_seconds)
+        with pytest.raises((RuntimeError, KeyboardInterrupt, SystemExit)):
+            run(f"stopped-{k}", fault)
+        under_way += np.count_nonzero(Run(tmp_path / f"stopped-{k}").load().get("collector.t", 0))
+        run(f"stopped-{k}", resume=True)
         assert contents(tmp_path / f"stopped-{k}") == contents(tmp_path / "whole"), f"stopped at step {k}"
+    assert (under_way == 0) == isinstance(make(cls, CASES["one-hot"]).collect, Episodes)
 
 
 @METHODS

@@ -2,92 +2,67 @@
 
 import builtins
 import errno
-import io
-import json
 import os
-from itertools import pairwise
+import signal
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import pairwise, product
 
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv, VectorWrapper
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import examples
-from toy import Toy, Walk, contents, raises_at, walks, without_seconds
+from toy import (
+    AGENTS,
+    BOTH,
+    KINDS,
+    LONG,
+    Measured,
+    Ring,
+    Toy,
+    Walk,
+    contents,
+    measured,
+    raises_at,
+    reinforce,
+    signals_at,
+    toy,
+    walks,
+    without_seconds,
+)
 
 import npg
 from npg.envs import DEFAULT_TIME_LIMIT, normalized
-from npg.envs.spaces import normalizers, single_spaces
+from npg.envs.spaces import normalizers
+from npg.envs.tabular import TabularVectorEnv
+from npg.lab import training
 from npg.lab.runs import Run
 from npg.optimizers import Adam
+from npg.problems import two_state
 
 STEPS, RECORD_EVERY, SEED = 150, 20, 3
 
 
-def toy(env, **settings) -> Toy:
-    policy = npg.make_policy(Walk.observation_space, Walk.action_space)
-    return Toy(policy, **settings)
+def cases(kinds) -> dict:
+    """Names of (agent for an environment, environment with a fault or without)."""
+    made = {f"{agent}, {kind}": (AGENTS[agent], make_env) for kind, make_env in kinds.items() for agent in AGENTS}
+    alike = [f"toy, Steps(1), {kind}" for kind in kinds if kind not in ("scalar", "NEXT_STEP", "scalar, normalised")]
+    return {name: case for name, case in made.items() if name not in alike}
 
 
-def reinforce(env):
-    return npg.make_agent("reinforce", env, episodes=4)
+def every(some: dict):
+    return pytest.mark.parametrize("case", some.values(), ids=some)
 
 
-# name: (agent for an environment, environment with a fault or without)
-CASES = {
-    "reinforce, scalar": (reinforce, Walk),
-    "reinforce, vector": (reinforce, lambda *fault: walks(2, *fault)),
-    "toy, Steps(1), scalar": (toy, Walk),
-    "toy, Steps(1), vector": (toy, lambda *fault: walks(3, *fault)),
-    "toy, Steps(5), scalar": (lambda env: toy(env, n=5), Walk),
-} | {
-    f"toy, Steps(5), {mode.name}": (lambda env: toy(env, n=5), lambda *fault, mode=mode: walks(3, *fault, mode=mode))
-    for mode in AutoresetMode
-}
-every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-
-
-class Measured(gymnasium.ObservationWrapper):
-    """The walk, observed by numbers of unlike sizes that need to be normalised."""
-
-    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
-
-    def observation(self, s):
-        return np.array([100 + 2 * s, s * s / 50], dtype=np.float32)
-
-
-def measured(n: int = 0, *fault, **settings):
-    """A measured walk, or n of them as a vector, normalised."""
-    if not n:
-        return normalized(Measured(Walk(*fault)), **settings)
-    walks = [lambda f=f: Measured(Walk(*f)) for f in [fault] + [()] * (n - 1)]
-    return normalized(SyncVectorEnv(walks), **settings)
-
-
-def measured_toy(env, **settings) -> Toy:
-    space, actions = single_spaces(env)
-    policy = npg.make_policy(space, actions, npg.features.Affine(space, scale=1.0))
-    return Toy(policy, **settings)
-
-
-def measured_reinforce(env, **settings):
-    return npg.make_agent("reinforce", env, scale=1.0, episodes=4, **settings)
-
-
-BOTH = {"observations": True, "rewards": True, "gamma": 0.9}
-NORMALIZED = {
-    f"{name}, {'vector' if n else 'scalar'}, normalised": (make, lambda *fault, n=n: measured(n, *fault, **BOTH))
-    for name, make in (
-        ("reinforce", measured_reinforce),
-        ("toy, Steps(1)", measured_toy),
-        ("toy, Steps(5)", lambda env: measured_toy(env, n=5)),
-    )
-    for n in (0, 3)
-}
-every_and_normalized_case = pytest.mark.parametrize("case", (CASES | NORMALIZED).values(), ids=CASES | NORMALIZED)
-every_normalized_case = pytest.mark.parametrize("case", NORMALIZED.values(), ids=NORMALIZED)
-ONLINE, EPISODIC = CASES["toy, Steps(1), scalar"], CASES["reinforce, scalar"]
+CASES = cases(KINDS)
+every_case, every_long_case = every(CASES), every(cases(LONG))
+every_normalized_case = every({name: case for name, case in CASES.items() if "normalised" in name})
+every_plain_case = every({name: case for name, case in CASES.items() if "normalised" not in name})
+ONLINE, EPISODIC = (toy, Walk), (reinforce, Walk)
 
 
 def run(
@@ -116,21 +91,10 @@ def run(
     )
 
 
-def first(env) -> Walk:
-    env = env.unwrapped
-    return env.envs[0].unwrapped if isinstance(env, VectorEnv) else env
-
-
 def assert_same_state(a: dict, b: dict) -> None:
     assert a.keys() == b.keys()
     for name in a:
         np.testing.assert_array_equal(a[name], b[name], strict=True)
-
-
-@pytest.fixture
-def fast_disk(monkeypatch):
-    """Waiting for the disk matters when the machine dies, not when the process does."""
-    monkeypatch.setattr(os, "fsync", lambda fd: None)
 
 
 def assert_seed_decides(once) -> None:
@@ -142,8 +106,8 @@ def assert_seed_decides(once) -> None:
     assert rows != other_rows
 
 
-@every_and_normalized_case
-def test_same_seed_gives_the_same_bytes_and_metrics_and_another_seed_does_not(case, tmp_path):
+@every_case
+def test_same_seed_gives_the_same_bytes_and_metrics_and_another_seed_does_not(case, tmp_path, fast_disk):
     def once(name, seed):
         run(case, tmp_path / name, seed=seed)
         return contents(tmp_path / name)
@@ -165,8 +129,8 @@ def test_reinforce_on_gymnasium_environments_depends_on_the_seed_alone(make_env,
     assert_seed_decides(once)
 
 
-@every_and_normalized_case
-def test_writing_files_and_reporting_do_not_change_what_is_learned(case, tmp_path):
+@every_case
+def test_writing_files_and_reporting_do_not_change_what_is_learned(case, tmp_path, fast_disk):
     make_agent, make_env = case
     env, rows = make_env(), []
     agent = make_agent(env)
@@ -187,31 +151,66 @@ def test_writing_files_and_reporting_do_not_change_what_is_learned(case, tmp_pat
         np.testing.assert_array_equal(arrays[f"agent.{name}"], array, strict=True)
 
 
-@every_and_normalized_case
-def test_a_run_that_stops_at_any_step_and_is_resumed_ends_as_if_it_had_not_stopped(case, tmp_path, fast_disk):
-    env = case[1]()
-    run(case, tmp_path / "whole", env=env)
+STOPS = {
+    "an error": lambda k: raises_at(k, RuntimeError("stop")),
+    "Ctrl-C": lambda k: signals_at(k, signal.SIGINT),
+    "SIGTERM": lambda k: signals_at(k, signal.SIGTERM),
+}
+"""Faults that stop a run at step k, the latter ones after the update in hand."""
+
+
+@every_case
+def test_a_run_that_stops_at_any_step_and_is_resumed_ends_as_if_it_had_not_stopped(
+    case, tmp_path, fast_disk, monkeypatch
+):
+    steps = []
+    run(case, tmp_path / "whole", lambda step, reward: (steps.append(step), reward)[1])
     whole = contents(tmp_path / "whole")
-    for k in np.linspace(1, first(env).steps, 15, dtype=int):
+    hows = product((training.SAVE_SECONDS, 0), STOPS)  # checkpoints at records, or after every update
+    for k, (save_seconds, name) in zip(np.linspace(1, len(steps), 6, dtype=int), hows, strict=True):
         out = tmp_path / f"stopped-{k}"
-        with pytest.raises(KeyboardInterrupt):
-            run(case, out, raises_at(k, KeyboardInterrupt()))
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "SAVE_SECONDS", save_seconds)
+            with pytest.raises((RuntimeError, KeyboardInterrupt, SystemExit)):
+                run(case, out, STOPS[name](k))
         history = run(case, out, resume=True)
-        assert contents(out) == whole, f"stopped at step {k}"
+        assert contents(out) == whole, f"stopped at step {k} by {name}"
         assert without_seconds(history.rows) == whole[1]
 
 
+@every_long_case
+def test_no_episode_is_cut_for_a_checkpoint_and_where_checkpoints_are_changes_nothing(case, tmp_path, fast_disk):
+    far, near = ({"steps": 330, "checkpoint_every": every} for every in (10_000, RECORD_EVERY))
+    whole = run(case, tmp_path / "far", **far)
+    assert set(whole["mean_length"][whole["window"] > 0]) == {Ring.limit}
+    assert whole["window"][-1] == whole["episodes"][-1] >= 330 // (3 * Ring.limit)
+    for k in (45, 101):  # in the middle of an episode, and right after one
+        out = tmp_path / f"stopped-{k}"
+        with pytest.raises(RuntimeError):
+            run(case, out, raises_at(k, RuntimeError()), **near)
+        run(case, out, resume=True, **near)
+        assert contents(out)[1] == contents(tmp_path / "far")[1], f"stopped at step {k}"
+        ends = [Run(path).load() for path in (out, tmp_path / "far")]
+        assert_same_state(*({name: a for name, a in arrays.items() if name != "count.checkpoint"} for arrays in ends))
+
+
 def test_a_run_that_stops_again_and_again_ends_as_if_it_had_not_stopped(tmp_path, fast_disk):
-    run(ONLINE, tmp_path / "whole")
-    out = tmp_path / "stopped"
-    for _ in range(STEPS // RECORD_EVERY):
-        with pytest.raises(KeyboardInterrupt):  # each time one record further
-            run(ONLINE, out, raises_at(RECORD_EVERY + 5, KeyboardInterrupt()), resume=out.exists())
-    run(ONLINE, out, raises_at(RECORD_EVERY + 5, KeyboardInterrupt()), resume=True)
+    run(ONLINE, tmp_path / "whole", steps=400)
+    out, stops = tmp_path / "stopped", 0
+    while True:
+        try:  # each time at least one record further, after the episode in flight and the one before it
+            fault = raises_at(RECORD_EVERY + 2 * Walk.limit, RuntimeError())
+            run(ONLINE, out, fault, steps=400, resume=out.exists())
+        except RuntimeError:
+            stops += 1
+            assert stops < 400 / RECORD_EVERY
+        else:
+            break
+    assert stops > 5
     assert contents(out) == contents(tmp_path / "whole")
 
 
-@every_and_normalized_case
+@every_case
 def test_a_prolonged_run_is_the_longer_run(case, tmp_path, fast_disk):
     run(case, tmp_path / "long", steps=8 * RECORD_EVERY)
     run(case, tmp_path / "prolonged", steps=4 * RECORD_EVERY)
@@ -329,14 +328,15 @@ def test_a_disk_that_fills_up_at_any_moment_loses_nothing(case, tmp_path, monkey
             rows = without_seconds(caught.value.history.rows)
             assert rows == whole[1][: len(rows)]
             assert len(rows) - Run(out).load()["count.records"] in (0, 1)
-            run(case, out, steps=60, resume=True)
-            assert contents(out) == whole, f"at use {k} of the disk"
-            resumed += 1
-    assert resumed == full.uses - 8  # but for config.json and the first checkpoint: open, write, flush, rename
+        begun = (out / "config.json").exists()
+        run(case, out, steps=60, resume=begun)
+        assert contents(out) == whole, f"at use {k} of the disk"
+        resumed += begun
+    assert resumed == full.uses - 6  # but for the lock, open and write, and config.json: open, write, flush, rename
 
 
 def test_a_disk_that_is_full_from_the_start_carries_a_history_too(tmp_path, monkeypatch):
-    Full(monkeypatch, 8)
+    Full(monkeypatch, 10)  # after the lock and config.json, at the last of the first checkpoint
     with pytest.raises(OSError, match="No space left") as caught:
         run(ONLINE, tmp_path / "run")
     assert caught.value.history.rows == []
@@ -371,7 +371,7 @@ def test_rows_later_than_the_checkpoint_and_leftovers_are_dropped(extra, tmp_pat
         (out / f"{name}.tmp").write_bytes(b"cut short")
     run(ONLINE, out, resume=True)
     assert contents(out) == contents(tmp_path / "whole")
-    assert sorted(path.name for path in out.iterdir()) == ["checkpoint.npz", "config.json", "metrics.csv"]
+    assert sorted(path.name for path in out.iterdir()) == ["checkpoint.npz", "config.json", "lock", "metrics.csv"]
 
 
 @pytest.mark.parametrize("damage", ["a row less", "no rows", "no file", "half a row less"])
@@ -407,7 +407,7 @@ def test_divergence_between_records_is_found_at_the_record_without_a_warning(tmp
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-@every_case
+@every_plain_case
 def test_a_reward_that_is_not_finite_is_refused(case, value, tmp_path):
     with pytest.raises(ValueError, match=f"^the environment returned a reward that is not finite: .*{value}") as caught:
         run(case, tmp_path / "run", lambda step, reward: value if step == 30 else reward)
@@ -418,7 +418,8 @@ def test_a_reward_that_is_not_finite_is_refused(case, value, tmp_path):
 
 def test_history_has_a_column_for_each_statistic():
     history = run(EPISODIC, None)
-    names = ["steps", "updates", "episodes", "mean_return", "mean_length", "seconds", "advantage_std", "gradient_norm"]
+    names = ["steps", "updates", "episodes", "mean_return", "mean_length", "window", "seconds"]
+    names += ["advantage_std", "gradient_norm"]
     assert [list(row) for row in history.rows] == [names] * len(history)
     for name in names:
         np.testing.assert_array_equal(history[name], [row[name] for row in history.rows])
@@ -454,23 +455,34 @@ def test_there_are_about_fifty_records_by_default(steps):
 
 
 @pytest.mark.parametrize("case", [ONLINE, EPISODIC], ids=["online", "episodic"])
-def test_a_record_averages_the_episodes_finished_since_the_last_one(case):
+def test_a_record_averages_the_last_hundred_finished_episodes(case):
     env = Walk()
-    history = run(case, None, env=env, record_every=7)
-    before = 0
+    history = run(case, None, env=env, steps=900, record_every=3)
     for row in history.rows:
-        finished = [(total, length) for step, total, length in env.finished if before < step <= row["steps"]]
-        expected = np.mean(finished, axis=0) if finished else [np.nan, np.nan]
+        finished = [(total, length) for step, total, length in env.finished if step <= row["steps"]]
+        assert (row["episodes"], row["window"]) == (len(finished), min(len(finished), 100))
+        expected = np.mean(finished[-100:], axis=0) if finished else [np.nan, np.nan]
         np.testing.assert_allclose([row["mean_return"], row["mean_length"]], expected, rtol=1e-12)
-        assert row["episodes"] == sum(step <= row["steps"] for step, _, _ in env.finished)
-        before = row["steps"]
-    assert len(env.finished) == history["episodes"][-1] > 5
-    assert np.isnan(history["mean_return"]).any() == (case is ONLINE)
+    assert len(env.finished) == history["episodes"][-1] > 120
+    if case is ONLINE:
+        assert history["window"][0] == 0
+        assert 0 in np.diff(history["episodes"])  # a record in which no episode ended repeats the last
+
+
+def test_the_last_hundred_episodes_of_more_columns_are_not_the_long_ones():
+    """They are those of the last columns, as every column began its episode at the same time."""
+    env = walks(120)
+    history = run((reinforce, None), None, env=env, steps=1)
+    finished = np.array([column.unwrapped.finished[0][1:] for column in env.envs])
+    assert (history["episodes"], history["window"]) == (120, 100)
+    np.testing.assert_allclose(history.rows[0]["mean_return"], finished[20:, 0].mean(), rtol=1e-12)
+    np.testing.assert_allclose(history.rows[0]["mean_length"], finished[20:, 1].mean(), rtol=1e-12)
+    assert abs(finished[20:, 1].mean() - np.sort(finished[:, 1])[20:].mean()) > 0.1
 
 
 def test_steps_are_counted_over_all_columns_without_resets():
     env = walks(3)
-    history = run(CASES["toy, Steps(5), NEXT_STEP"], None, env=env)
+    history = run((AGENTS["toy, Steps(5)"], None), None, env=env)
     assert history["steps"][-1] == sum(column.unwrapped.steps for column in env.envs)
     assert history["episodes"][-1] == sum(len(column.unwrapped.finished) for column in env.envs)
 
@@ -478,7 +490,11 @@ def test_steps_are_counted_over_all_columns_without_resets():
 @pytest.mark.parametrize(
     "argument",
     [
-        *({name: value} for name in ("steps", "record_every") for value in (0, -1, 1.5, True, "9")),
+        *(
+            {name: value}
+            for name in ("steps", "record_every", "checkpoint_every", "eval_every")
+            for value in (0, -1, 1.5, True, "9")
+        ),
         *({"seed": value} for value in (-1, 0.5, None)),
     ],
     ids=str,
@@ -552,194 +568,6 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         run(ONLINE, tmp_path / "file" / "run")
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A finished run on FrozenLake."""
-    out = tmp_path_factory.mktemp("runs") / "finished"
-    env = npg.make_env("FrozenLake-v1")
-    npg.train(npg.make_agent("reinforce", env), env, steps=300, seed=SEED, out=out)
-    return out
-
-
-def copy(finished, tmp_path):
-    out = tmp_path / "copy"
-    out.mkdir()
-    for path in finished.iterdir():
-        (out / path.name).write_bytes(path.read_bytes())
-    return Run(out)
-
-
-def npz(**arrays) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    return buffer.getvalue()
-
-
-def npy(array) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=True)
-    return buffer.getvalue()
-
-
-def test_a_checkpoint_cut_at_any_length_is_called_damaged(finished, tmp_path):
-    copied = copy(finished, tmp_path)
-    path = copied.path / "checkpoint.npz"
-    data = path.read_bytes()
-    for length in [*range(0, len(data), 101), len(data) - 1]:
-        path.write_bytes(data[:length])
-        with pytest.raises(ValueError, match=r"checkpoint\.npz is damaged and cannot be loaded") as caught:
-            copied.load()
-        assert "\n" not in str(caught.value)
-
-
-def test_no_changed_byte_of_a_checkpoint_changes_what_is_resumed(finished, tmp_path, fast_disk):
-    copied = copy(finished, tmp_path)
-    path, env = copied.path / "checkpoint.npz", copied.make_env()
-    state = copied.make_agent(env).state()
-    data, refused = path.read_bytes(), 0
-    for position in range(0, len(data), 13):
-        path.write_bytes(data[:position] + bytes([data[position] ^ 0x80]) + data[position + 1 :])
-        agent = npg.make_agent("reinforce", env)
-        try:
-            history = resume(copied, agent, env)
-        except ValueError:
-            refused += 1
-        else:
-            assert_same_state(agent.state(), state)
-            assert history["steps"][-1] >= 300
-    assert refused > 200
-
-
-def resume(run: Run, agent, env) -> npg.History:
-    config = run.config
-    return npg.train(
-        agent, env, steps=config["steps"], seed=SEED, record_every=config["record_every"], out=run.path, resume=True
-    )
-
-
-@pytest.mark.parametrize(
-    "content",
-    [npz(a=np.ones(3)), npz(a=np.array([{}])), npz(), npy(np.ones(3)), npy(np.array([{}])), b"not at all"],
-    ids=["npz of something else", "npz with pickles", "empty npz", "npy", "npy with pickles", "text"],
-)
-def test_a_file_that_is_not_a_checkpoint_is_refused_by_its_name(content, finished, tmp_path):
-    copied = copy(finished, tmp_path)
-    (copied.path / "checkpoint.npz").write_bytes(content)
-    env = copied.make_env()
-    with pytest.raises(ValueError, match=r"checkpoint\.npz"):
-        resume(copied, npg.make_agent("reinforce", env), env)
-    with pytest.raises(ValueError, match=r"checkpoint\.npz"):
-        copied.make_agent(env)
-
-
-class Planted:
-    """Runs ``os.mkdir(name)`` when it is unpickled."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __reduce__(self):
-        return os.mkdir, (self.name,)
-
-
-def test_a_checkpoint_runs_no_code(finished, tmp_path):
-    copied = copy(finished, tmp_path)
-    planted = np.array([Planted(str(tmp_path / "planted"))])
-    (copied.path / "checkpoint.npz").write_bytes(npz(**{**copied.load(), "agent.theta": planted}))
-    with pytest.raises(ValueError, match=r"checkpoint\.npz is damaged"):
-        copied.load()
-    assert not (tmp_path / "planted").exists()
-
-
-def test_a_checkpoint_of_other_settings_is_refused(finished, tmp_path):
-    copied = copy(finished, tmp_path)
-    (copied.path / "checkpoint.npz").write_bytes(npz(**{**copied.load(), "agent.theta": np.zeros(3)}))
-    with pytest.raises(ValueError, match=r"state must hold arrays of shapes .*\(64,\).*got .*\(3,\)"):
-        copied.make_agent(copied.make_env())
-
-
-def test_a_missing_checkpoint_is_named(finished, tmp_path):
-    copied = copy(finished, tmp_path)
-    (copied.path / "checkpoint.npz").unlink()
-    with pytest.raises(ValueError, match=r"has no checkpoint\.npz: the run ended before its first checkpoint"):
-        copied.load()
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null", '{"agent": 1}', '{"agent": {}, "env": {}}', "\x00"])
-def test_a_damaged_config_is_named(text, tmp_path):
-    (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ValueError, match=r"config\.json"):
-        Run(tmp_path)
-
-
-def test_a_directory_without_a_config_is_not_a_run(tmp_path):
-    for path in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(ValueError, match=r"is not a run directory: it has no config\.json"):
-            Run(path)
-
-
-def some_version(env_id: str) -> str:
-    """The version of an environment that this Gymnasium has."""
-    return max((name for name in gymnasium.registry if name.startswith(env_id)), key=lambda name: int(name[-1]))
-
-
-@pytest.mark.parametrize(
-    "make_env",
-    [
-        *(
-            lambda env_id=env_id: npg.make_env(some_version(env_id))
-            for env_id in ("FrozenLake-v", "Taxi-v", "CliffWalking-v", "Pendulum-v", "MountainCar-v")
-        ),
-        lambda: npg.make_env("FrozenLake-v1", is_slippery=False, max_episode_steps=9),
-        lambda: npg.make_vec("CartPole-v1", 2),
-        lambda: npg.make_vec("FrozenLake-v1", 2, map_name="8x8"),
-        lambda: npg.make_vec("Pendulum-v1", 2),
-        lambda: npg.make_vec("CartPole-v1", 2, vectorization_mode="sync"),
-    ],
-    ids=lambda make_env: str(make_env()),
-)
-def test_a_run_directory_rebuilds_its_agent_and_its_environment(make_env, tmp_path):
-    env = make_env()
-    assert env.spec.max_episode_steps is not None
-    agent = npg.make_agent("reinforce", env, episodes=2)
-    npg.train(agent, env, steps=20, seed=SEED, out=tmp_path)
-    rebuilt = Run(tmp_path)
-    env2 = rebuilt.make_env()
-    agent2 = rebuilt.make_agent(env2)
-    assert str(env2) == str(env)
-    assert env2.spec.max_episode_steps == env.spec.max_episode_steps
-    assert agent2.config == agent.config == rebuilt.config["agent"]
-    assert_same_state(agent2.state(), agent.state())
-    for deterministic in (True, False):
-        np.testing.assert_array_equal(
-            npg.evaluate(agent2, env2, episodes=3, deterministic=deterministic),
-            npg.evaluate(agent, env, episodes=3, deterministic=deterministic),
-        )
-
-
-def test_the_config_states_what_a_run_depends_on(finished):
-    config = json.loads((finished / "config.json").read_text())
-    assert config["agent"]["algorithm"] == "reinforce"
-    assert config["env"].items() >= {"id": "FrozenLake-v1", "num_envs": 0}.items()
-    assert config["env"]["kwargs"].items() >= {"map_name": "4x4", "max_episode_steps": 100}.items()
-    assert (config["seed"], config["steps"], config["record_every"]) == (SEED, 300, 6)
-    versions = {"npg": npg.__version__, "numpy": np.__version__, "gymnasium": gymnasium.__version__}
-    assert versions.items() <= config["versions"].items()
-
-
-def test_a_run_on_an_unregistered_environment_is_not_rebuilt(tmp_path):
-    run(ONLINE, tmp_path, steps=20)
-    with pytest.raises(ValueError, match=r"environment.*use npg\.evaluate"):
-        Run(tmp_path).make_env()
-
-
-def test_a_run_on_a_wrapped_environment_is_not_rebuilt_without_its_wrapper(tmp_path):
-    env = gymnasium.wrappers.TransformReward(npg.make_env("FrozenLake-v1"), lambda r: -r)
-    npg.train(npg.make_agent("reinforce", env), env, steps=20, out=tmp_path)
-    with pytest.raises(ValueError, match=r"use npg\.evaluate"):
-        Run(tmp_path).make_env()
 
 
 @pytest.mark.parametrize("episodes", [1, 6, 7])
@@ -857,7 +685,7 @@ def test_a_state_of_other_names_or_shapes_is_refused_and_changes_nothing(change)
     agent = trained()
     before = agent.state()
     state = {name: array + 1 for name, array in before.items()} | change
-    with pytest.raises(ValueError, match="state must hold arrays of shapes"):
+    with pytest.raises(ValueError, match="state must hold arrays "):
         agent.load_state({name: array for name, array in state.items() if array is not None})
     assert_same_state(agent.state(), before)
 
@@ -866,14 +694,12 @@ def test_a_state_of_other_names_or_shapes_is_refused_and_changes_nothing(change)
 
 
 @pytest.mark.parametrize("n", [0, 8])
-def test_by_default_a_step_by_step_method_plays_episodes_to_their_time_limit(n):
+def test_by_default_a_step_by_step_method_plays_episodes_to_their_end(n):
     env = npg.make_vec("MountainCar-v0", n) if n else npg.make_env("MountainCar-v0")
-    policy = npg.make_policy(*single_spaces(env))
-    history = npg.train(Toy(policy), env, steps=450 * max(n, 1), seed=SEED)
+    history = npg.train(toy(env), env, steps=450 * max(n, 1), seed=SEED)
     assert len(history) == 50
     assert history["episodes"][-1] == 2 * max(n, 1)
-    lengths = history["mean_length"]
-    assert (lengths[~np.isnan(lengths)] == 200).all()
+    assert set(history["mean_length"][history["window"] > 0]) == {200}
 
 
 def test_records_between_checkpoints_are_made_again_when_a_run_is_resumed(tmp_path):
@@ -885,25 +711,6 @@ def test_records_between_checkpoints_are_made_again_when_a_run_is_resumed(tmp_pa
     assert Run(tmp_path / "cut").load()["count.steps"] == 40
     run(ONLINE, tmp_path / "cut", resume=True, **settings)
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
-
-
-# What a run directory cannot rebuild
-
-
-def test_an_agent_on_features_of_another_space_is_kept_but_not_rebuilt_as_something_else(tmp_path):
-    env = npg.make_env("MountainCarContinuous-v0")
-    space = gymnasium.spaces.Box(np.array([-10, -1], np.float32), np.array([10, 1], np.float32))
-    agent = npg.make_agent("reinforce", env, features=npg.features.Fourier(space, order=2), episodes=1)
-    npg.train(agent, env, steps=20, out=tmp_path)
-    with pytest.raises(ValueError, match=r"not one that npg\.make_agent builds"):
-        Run(tmp_path).make_agent(env)
-
-
-def test_a_method_that_is_not_registered_is_kept_but_not_rebuilt(tmp_path):
-    env = Walk()
-    npg.train(toy(env), env, steps=20, out=tmp_path)
-    with pytest.raises(ValueError, match=r"not one that npg\.make_agent builds"):
-        Run(tmp_path).make_agent(env)
 
 
 class Changing(Toy):
@@ -938,6 +745,335 @@ def test_the_end_of_a_run_is_saved_however_long_a_collection_is(n, columns, reco
     assert Run(tmp_path).load()["count.steps"] == history["steps"][-1] >= 61
 
 
+# The first Ctrl-C or SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_signal_ends_the_run_after_the_update_in_hand_and_its_checkpoint(agent, number, tmp_path):
+    case, ends = (AGENTS[agent], Walk), {signal.SIGINT: (KeyboardInterrupt, None), signal.SIGTERM: (SystemExit, 143)}
+    error, code = ends[number]
+    with pytest.raises(error) as caught:
+        run(case, tmp_path, signals_at(47, number))
+    assert getattr(caught.value, "code", None) == code
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == USUAL
+    saved = Run(tmp_path).load()["count.steps"]
+    assert saved == run(case, None, steps=47)["steps"][-1] >= 47
+    assert f"the checkpoint of step {saved} is kept" in caught.value.__notes__[0]
+    assert list(caught.value.history["steps"]) == [row["steps"] for row in Run(tmp_path).rows()]
+
+
+USUAL = (signal.default_int_handler, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_ctrl_c_ends_the_run_at_once(number, tmp_path):
+    steps = []
+
+    def fault(step, reward):
+        steps.append(step)
+        return signals_at(41, number, then=signal.SIGINT)(step, reward)
+
+    with pytest.raises(KeyboardInterrupt):
+        run((lambda env: toy(env, n=20), Walk), tmp_path, fault)
+    assert len(steps) == 42
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == USUAL
+    assert Run(tmp_path).load()["count.steps"] == 40
+
+
+def test_a_signal_within_a_callback_ends_the_run_after_a_checkpoint_of_that_step(tmp_path):
+    def callback(row):
+        if row["steps"] == 60:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit):
+        run(ONLINE, tmp_path, checkpoint_every=10_000, callback=callback)
+    assert Run(tmp_path).load()["count.steps"] == 60
+
+
+def test_signals_are_left_to_those_who_handle_them_and_where_there_is_nothing_to_save(tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run(ONLINE, None, signals_at(47, signal.SIGINT))
+    assert list(caught.value.history["steps"]) == [20, 40]
+    received, steps = [], []
+    monkeypatch.setattr(signal, "getsignal", signal.getsignal)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    try:
+        run(ONLINE, tmp_path, signals_at(47, signal.SIGTERM), callback=lambda row: steps.append(row["steps"]))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert received == [signal.SIGTERM]
+    assert steps[-1] == STEPS
+
+
+def test_a_run_in_another_thread_leaves_signals_alone(tmp_path):
+    with ThreadPoolExecutor(1) as pool:
+        history = pool.submit(run, ONLINE, tmp_path).result()
+    assert history["steps"][-1] == STEPS
+
+
+def test_checkpoints_are_saved_by_the_clock_too_unless_that_would_cut(tmp_path, monkeypatch):
+    assert training.SAVE_SECONDS == 30
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0)
+    rare = {"record_every": 10_000, "checkpoint_every": 10_000}
+    with pytest.raises(RuntimeError):
+        run(ONLINE, tmp_path / "exact", raises_at(47, RuntimeError()), **rare)
+    arrays = Run(tmp_path / "exact").load()
+    assert (arrays["count.steps"], arrays["count.records"]) == (46, 0)
+    with pytest.raises(RuntimeError), pytest.warns(UserWarning, match="episodes are cut every 10000 steps"):
+        run((toy, lambda *fault: Memory(walks(3, *fault))), tmp_path / "cut", raises_at(47, RuntimeError()), **rare)
+    assert Run(tmp_path / "cut").load()["count.steps"] == 0
+
+
+# What has no way back into an episode is cut
+
+
+class Memory(VectorWrapper):
+    """A wrapper that might remember anything."""
+
+
+class Stateless(TabularVectorEnv):
+    """May hold more than what its base knows to save."""
+
+
+UNKNOWN = {
+    "a wrapper": lambda: Memory(walks(3, kind=Ring)),
+    "a native one": lambda: Stateless(two_state(), 3, Ring.limit),
+    "processes": lambda: AsyncVectorEnv([Ring] * 3),
+}
+SPAWNS = {"processes": [pytest.mark.process]}
+every_unknown = pytest.mark.parametrize(
+    "make_env", [pytest.param(make, id=name, marks=SPAWNS.get(name, [])) for name, make in UNKNOWN.items()]
+)
+
+
+def run_cut(make_env, out, **settings) -> list[str]:
+    """Train on an environment that has no way back; what is warned of."""
+    with closing(make_env()) as env, warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        run((toy, None), out, env=env, record_every=30, **settings)
+    return [str(warning.message) for warning in warned]
+
+
+@every_unknown
+def test_episodes_are_cut_only_where_there_is_no_way_back_with_a_warning_at_the_start_and_if_none_ends(
+    make_env, tmp_path, fast_disk
+):
+    start, *none_ended = run_cut(make_env, tmp_path / "short", steps=300, checkpoint_every=90)
+    assert start.startswith("episodes are cut every 90 steps, as if by a time limit, because the state of ")
+    assert none_ended == [f"no episode has ended before it was cut, at step {n}" for n in (90, 180, 270, 300)]
+    assert Run(tmp_path / "short").rows()[-1]["episodes"] == 0
+    # Here episodes end, if not since the last record.
+    assert run_cut(make_env, tmp_path / "long", steps=360, checkpoint_every=180) == [start.replace("90", "180")]
+    assert Run(tmp_path / "long").rows()[-1]["mean_length"] == Ring.limit
+
+
+@every_unknown
+def test_what_is_cut_is_resumed_exactly_too(make_env, tmp_path, fast_disk):
+    def callback(row):
+        if row["steps"] == 120:
+            raise RuntimeError("stop")
+
+    how = {"steps": 210, "checkpoint_every": 90}
+    run_cut(make_env, tmp_path / "whole", **how)
+    with pytest.raises(RuntimeError, match="stop"):
+        run_cut(make_env, tmp_path / "stopped", **how, callback=callback)
+    assert Run(tmp_path / "stopped").load()["count.steps"] == 90
+    run_cut(make_env, tmp_path / "stopped", **how, resume=True)
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+
+
+def test_whole_episodes_are_never_cut_whatever_the_environment(tmp_path):
+    run((reinforce, lambda: Memory(walks(3, kind=Ring))), tmp_path)
+    assert Run(tmp_path).rows()[-1]["mean_length"] == Ring.limit
+
+
+# Evaluations
+
+
+def below(env):
+    """The environment below all wrappers that an agent can do without."""
+    return env.unwrapped if not normalizers(env) else env.env.env
+
+
+def play(env):
+    env.reset(seed=7)
+    for _ in range(2):
+        env.step(np.zeros(env.num_envs, dtype=int) if isinstance(env, VectorEnv) else 0)
+
+
+@every_case
+def test_whatever_a_callback_does_to_the_environment_changes_nothing(case, tmp_path, fast_disk):
+    run(case, tmp_path / "without")
+    env = case[1]()
+    agent, rows = case[0](env), []
+
+    def callback(row):
+        (
+            lambda: npg.evaluate(agent, env, 5),
+            lambda: npg.evaluate(agent, below(env), 5),
+            lambda: play(env),
+            lambda: npg.train(toy(env), env, steps=30, seed=9),
+        )[len(rows) % 4]()
+        rows.append(row)
+
+    run((lambda env: agent, None), tmp_path / "with", env=env, callback=callback)
+    assert contents(tmp_path / "with") == contents(tmp_path / "without")
+    assert without_seconds(rows) == contents(tmp_path / "without")[1]
+
+
+@every_case
+def test_evaluations_change_nothing_and_those_after_the_checkpoint_are_made_again(
+    case, tmp_path, fast_disk, monkeypatch
+):
+    def evaluated(name, resume=False):
+        env = case[1]()
+        agent, eval_env = case[0](env), case[1]() if case[0] in (reinforce, toy) else None  # on env itself
+        how = {"steps": 100, "eval_every": 60, "eval_env": eval_env, "resume": resume}
+        history = run((lambda env: agent, None), tmp_path / name, env=env, **how)
+        return history.evaluations, agent, env
+
+    run(case, tmp_path / "without", steps=100)
+    evaluations, agent, env = evaluated("whole")
+    assert contents(tmp_path / "whole") == contents(tmp_path / "without")
+    assert Run(tmp_path / "whole").rows("evaluations") == evaluations
+    first, last = evaluations[0], evaluations[-1]
+    assert 60 <= first["steps"] <= last["steps"] == Run(tmp_path / "whole").rows()[-1]["steps"]
+    returns = npg.evaluate(agent, env, seed=SEED)
+    assert last == {"steps": last["steps"], "mean": returns.mean(), "std": returns.std(), "count": 100}
+
+    append = Run.append
+
+    def cut_short(self, row, name="metrics"):
+        append(self, row, name)
+        if name == "evaluations":
+            raise RuntimeError("after it was written, before the checkpoint")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "append", cut_short)
+        with pytest.raises(RuntimeError, match="after it was written"):
+            evaluated("stopped")
+    (row,) = Run(tmp_path / "stopped").rows("evaluations")
+    assert row == first
+    assert row["steps"] > Run(tmp_path / "stopped").load()["count.steps"]
+    assert evaluated("stopped", resume=True)[0] == evaluations
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+    tables = [(tmp_path / name / "evaluations.csv").read_bytes() for name in ("stopped", "whole")]
+    assert tables[0] == tables[1]
+
+
+@given(steps=st.integers(1, 60), eval_every=st.integers(1, 70), n=st.integers(1, 9))
+@examples(10)
+def test_each_evaluation_is_after_the_first_update_at_or_after_a_multiple_of_eval_every_or_the_end(
+    steps, eval_every, n
+):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "evaluate", lambda *args, **kwargs: np.zeros(1))
+        history = run((lambda env: toy(env, n=n), Walk), None, steps=steps, eval_every=eval_every)
+    marks = [*range(eval_every, steps, eval_every), steps]
+    assert [row["steps"] for row in history.evaluations] == sorted({-(-mark // n) * n for mark in marks})
+
+
+def test_evaluations_are_tenths_apart_on_an_environment_for_them_and_sampled_where_asked():
+    env = Walk()
+    agent = toy(env)
+    history = npg.train(agent, env, steps=200, eval_env=env, deterministic=False)
+    assert [row["steps"] for row in history.evaluations] == [*range(20, 201, 20)]
+    assert history.evaluations[-1]["mean"] == npg.evaluate(agent, env, deterministic=False).mean()
+    assert history.evaluations[-1]["mean"] != npg.evaluate(agent, env).mean()
+    assert run(ONLINE, None).evaluations == []
+
+
+@pytest.mark.filterwarnings("ignore:episodes are cut", "ignore:no episode has ended")
+@pytest.mark.parametrize("make_env", [UNKNOWN["a wrapper"], UNKNOWN["a native one"]], ids=["a wrapper", "a native one"])
+def test_an_environment_without_a_way_back_is_not_evaluated_on_within_episodes(make_env, tmp_path):
+    case = toy, make_env
+    with pytest.raises(ValueError, match=r"^eval_env must be given, because the state of .* cannot be saved"):
+        run(case, tmp_path / "run", eval_every=30)
+    assert not (tmp_path / "run").exists()
+    env = make_env()
+    agent = toy(env)
+
+    def callback(row):
+        npg.evaluate(agent, env, 1)
+
+    with pytest.raises(ValueError, match="is being trained on, and has no way back: evaluate on another one"):
+        run((lambda env: agent, None), None, env=env, checkpoint_every=90, callback=callback)
+    run(case, tmp_path / "with", checkpoint_every=90, eval_env=make_env(), eval_every=30)
+    run(case, tmp_path / "without", checkpoint_every=90)
+    assert contents(tmp_path / "with") == contents(tmp_path / "without")
+    assert len(run((reinforce, make_env), None, eval_every=STEPS).evaluations) == 1  # between episodes there is
+
+
+@pytest.mark.parametrize(
+    ("eval_env", "error", "says"),
+    [
+        (Measured(Walk()), ValueError, "the statistics of eval_env must hold arrays"),
+        (measured(rewards=True, observations=False), ValueError, "the statistics of eval_env must hold arrays"),
+        (Walk(), ValueError, "agent and eval_env must fit: "),
+        ("CartPole-v1", TypeError, "eval_env must be a Gymnasium environment, .*, got 'CartPole-v1'"),
+    ],
+    ids=["not normalised", "normalised otherwise", "other spaces", "a name"],
+)
+def test_an_environment_for_evaluations_that_does_not_go_with_the_training_is_refused(eval_env, error, says, tmp_path):
+    with pytest.raises(error, match=f"^{says}"):
+        run((toy, measured), tmp_path / "run", eval_env=eval_env)
+    assert not (tmp_path / "run").exists()
+
+
+# Agents, environments and functions that are none, or do not go together
+
+
+class Continuous(Walk):
+    action_space = gymnasium.spaces.Box(-1, 1, (1,))
+
+
+def test_what_is_no_agent_no_environment_or_no_function_is_named(tmp_path):
+    env = Walk()
+    agent = toy(env)
+    for wrong in ({"agent": None}, {"agent": "reinforce"}, {"env": None}, {"env": "CartPole-v1"}, {"callback": 1}):
+        arguments = {"agent": agent, "env": env, "out": tmp_path / "run", "steps": 9} | wrong
+        ((name, value),) = wrong.items()
+        with pytest.raises(TypeError, match=f"^{name} must be an? .*, got {value!r}$"):
+            npg.train(**arguments)
+        if name != "callback":
+            with pytest.raises(TypeError, match=f"^{name} must be an? .*, got {value!r}$"):
+                npg.evaluate(arguments["agent"], arguments["env"])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("agent", "env"),
+    [(toy(Walk()), Continuous()), (reinforce(Continuous()), Walk()), (toy(Walk()), Measured(Walk()))],
+    ids=["discrete actions", "continuous actions", "observations"],
+)
+def test_an_agent_that_does_not_fit_the_environment_is_refused_before_the_first_step(agent, env, tmp_path):
+    agent.init(np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"^agent and env must fit: "):
+        npg.train(agent, env, steps=10, out=tmp_path / "run")
+    with pytest.raises(ValueError, match=r"^agent and env must fit: "):
+        npg.evaluate(agent, env)
+    assert (env.unwrapped.steps, (tmp_path / "run").exists()) == (0, False)
+
+
+def test_an_update_that_returns_no_diagnostics_is_named():
+    env = Walk()
+    agent = toy(env)
+    agent.update = lambda traj, rng: None
+    with pytest.raises(TypeError, match=r"^Toy\.update must return a dict of diagnostics, got None$"):
+        npg.train(agent, env, steps=10)
+
+
+@pytest.mark.parametrize("flag", [None, "yes", 2, np.nan])
+@pytest.mark.parametrize("which", [2, 3])
+def test_flags_that_are_not_true_or_false_are_refused(flag, which):
+    env = Walk()
+    step = env.step
+    env.step = lambda action: tuple(flag if i == which else value for i, value in enumerate(step(action)))
+    with pytest.raises(ValueError, match=f"must return flags that are True or False, got .*{flag}"):
+        run(ONLINE, None, env=env)
+
+
 # Normalised observations and rewards
 
 
@@ -955,17 +1091,20 @@ def statistics(env) -> dict:
     if rewards:
         vector = isinstance(env, VectorEnv)
         parts["env.reward.accumulated"] = rewards.accumulated_reward if vector else rewards.discounted_reward
-    return {name: np.array(part) for name, part in parts.items()}
+        parts |= {"env.reward.done": rewards._prev_dones} if hasattr(rewards, "_prev_dones") else {}
+    return {name: np.array(part, dtype=float) for name, part in parts.items()}
 
 
 @pytest.mark.parametrize("n", [0, 3])
 @pytest.mark.parametrize("what", [("observation",), ("reward",), ("observation", "reward")], ids=" and ".join)
 def test_a_checkpoint_keeps_the_statistics_of_what_is_normalised(what, n, tmp_path):
     env = measured(n, observations="observation" in what, rewards="reward" in what)
-    agent = measured_toy(env)
+    agent = toy(env)
     npg.train(agent, env, steps=60, out=tmp_path)
     saved = {name: array for name, array in Run(tmp_path).load().items() if name.startswith("env.")}
     parts = {"observation": ["mean", "var", "count"], "reward": ["mean", "var", "count", "accumulated"]}
+    if hasattr(normalizers(env).get("reward"), "_prev_dones"):  # of Gymnasium's later versions
+        parts["reward"].append("done")
     assert sorted(saved) == sorted(f"env.{name}.{part}" for name in what for part in parts[name])
     assert_same_state(saved, statistics(env))
     assert all(array.dtype == np.float64 for array in saved.values())
@@ -979,7 +1118,7 @@ def test_statistics_begin_as_those_of_gymnasium(case, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(case, tmp_path, raises_at(1, KeyboardInterrupt()))
     arrays, new = Run(tmp_path).load(), statistics(case[1]())
-    assert len(new) == 7
+    assert len(new) >= 7
     for name, array in new.items():
         np.testing.assert_array_equal(arrays[name], array)
 
@@ -999,19 +1138,18 @@ def test_statistics_begin_anew_with_a_run_as_all_that_is_learned(case, tmp_path)
     assert contents(tmp_path / "again") == contents(tmp_path / "once") != contents(tmp_path / "other")
 
 
-@pytest.mark.parametrize("make", [measured_reinforce, measured_toy])
+@pytest.mark.parametrize("make", [reinforce, toy])
 def test_recorded_returns_are_of_the_rewards_before_they_are_normalised_and_the_agent_learns_from_those_after(make):
     thetas = {}
     for rewards in (True, False):
         env = measured(rewards=rewards)
         agent = make(env)
         history = npg.train(agent, env, steps=200, record_every=20, seed=SEED)
-        thetas[rewards], before = agent.theta, 0
+        thetas[rewards] = agent.theta
         for row in history.rows:
-            finished = [total for step, total, _ in env.unwrapped.finished if before < step <= row["steps"]]
+            finished = [total for step, total, _ in env.unwrapped.finished if step <= row["steps"]]
             # At most 12 rewards of size 1 for each return: a few roundings of each.
             np.testing.assert_allclose(row["mean_return"], np.mean(finished) if finished else np.nan, atol=1e-13)
-            before = row["steps"]
         assert len(env.unwrapped.finished) > 5
     assert not np.allclose(thetas[True], thetas[False], rtol=1e-3)
 
@@ -1034,7 +1172,7 @@ def fixed(statistics: dict, n: int):
 @pytest.mark.parametrize("n", [0, 3])
 def test_evaluation_normalises_by_the_statistics_of_training_changes_none_and_gives_raw_returns(n, deterministic):
     env = measured(n, **BOTH)
-    agent = measured_toy(env, alpha=0.5)
+    agent = toy(env, alpha=0.5)
     npg.train(agent, env, steps=100, seed=SEED)
     before = statistics(env)
     returns = npg.evaluate(agent, env, 7, deterministic=deterministic)
@@ -1048,7 +1186,7 @@ def test_evaluation_normalises_by_the_statistics_of_training_changes_none_and_gi
 
 def test_an_evaluation_that_fails_changes_no_statistics_and_a_frozen_wrapper_stays_frozen():
     env = measured(0, raises_at(125, KeyboardInterrupt()), **BOTH)
-    agent = measured_toy(env)
+    agent = toy(env)
     npg.train(agent, env, steps=100, seed=SEED)
     before = statistics(env)
     normalizers(env)["reward"].update_running_mean = False
@@ -1059,22 +1197,6 @@ def test_an_evaluation_that_fails_changes_no_statistics_and_a_frozen_wrapper_sta
         "observation": True,
         "reward": False,
     }
-
-
-@pytest.mark.parametrize("n", [0, 3])
-def test_an_evaluation_at_each_record_changes_nothing_of_an_episodic_run(n, tmp_path):
-    for name in ("with", "without"):
-        env = measured(n, **BOTH)
-        agent = measured_reinforce(env)
-        seen = []
-
-        def callback(row, env=env, agent=agent, seen=seen):
-            seen.append(npg.evaluate(agent, env, 3, seed=1))
-
-        callback = callback if name == "with" else None
-        npg.train(agent, env, steps=200, record_every=20, out=tmp_path / name, callback=callback)
-        assert len(seen) == (len(Run(tmp_path / name).rows()) if callback else 0)
-    assert contents(tmp_path / "with") == contents(tmp_path / "without")
 
 
 NORMALIZED_IDS = {
@@ -1088,7 +1210,7 @@ NORMALIZED_IDS = {
 @pytest.mark.parametrize("make_env", NORMALIZED_IDS.values(), ids=NORMALIZED_IDS)
 def test_a_run_directory_rebuilds_the_normalised_environment_with_its_statistics(make_env, tmp_path):
     env = make_env()
-    agent = measured_reinforce(env)
+    agent = reinforce(env)
     npg.train(agent, env, steps=200, seed=SEED, out=tmp_path)
     rebuilt = Run(tmp_path)
     env2 = rebuilt.make_env()
@@ -1104,7 +1226,7 @@ def test_a_run_directory_rebuilds_the_normalised_environment_with_its_statistics
 def test_the_config_states_what_is_normalised(tmp_path):
     for name, make_env in NORMALIZED_IDS.items():
         env = make_env()
-        npg.train(measured_reinforce(env), env, steps=1, out=tmp_path / name)
+        npg.train(reinforce(env), env, steps=1, out=tmp_path / name)
     configs = {name: Run(tmp_path / name).config["env"] for name in NORMALIZED_IDS}
     assert {name: config["normalize"] for name, config in configs.items()} == {
         "scalar": BOTH,
@@ -1123,7 +1245,7 @@ def test_a_normalised_environment_in_another_wrapper_or_with_another_epsilon_is_
     inside = normalized(wrappers.TransformReward(made, lambda r: -r), rewards=True)
     epsilons = [wrappers.NormalizeObservation(made, epsilon=0.1), wrappers.NormalizeReward(made, epsilon=0.1)]
     for k, env in enumerate([outside, inside, *epsilons]):
-        npg.train(measured_reinforce(env), env, steps=1, out=tmp_path / str(k))
+        npg.train(reinforce(env), env, steps=1, out=tmp_path / str(k))
         with pytest.raises(ValueError, match=r"wrapped environment; use npg\.evaluate"):
             Run(tmp_path / str(k)).make_env()
 
@@ -1133,13 +1255,13 @@ def test_an_agent_of_a_run_is_not_made_for_an_environment_that_is_normalised_oth
     normal = normalized(normal, observations=False, rewards=True)
     for name, env, other in (("normal", normal, plain), ("plain", plain, normal)):
         npg.train(npg.make_agent("reinforce", env, episodes=1), env, steps=1, out=tmp_path / name)
-        with pytest.raises(ValueError, match=r"env must be normalised by statistics of shapes .*, as in training"):
+        with pytest.raises(ValueError, match=r"checkpoint\.npz cannot be used: the statistics by which env normalises"):
             Run(tmp_path / name).make_agent(other)
 
 
 @pytest.mark.parametrize("change", [{"rewards": False}, {"gamma": 0.5}, None], ids=str)
 def test_resuming_with_another_normalisation_is_refused(change, tmp_path):
-    make = measured_toy
+    make = toy
     run((make, lambda: measured(**BOTH)), tmp_path, steps=40)
     env = Measured(Walk()) if change is None else measured(**BOTH | change)
     with pytest.raises(ValueError, match=r"^normalize must be .*'rewards': True, 'gamma': 0.9"):
@@ -1147,9 +1269,9 @@ def test_resuming_with_another_normalisation_is_refused(change, tmp_path):
 
 
 def test_a_run_that_was_not_normalised_is_not_resumed_as_one_that_is(tmp_path):
-    run((measured_toy, lambda: Measured(Walk())), tmp_path, steps=40)
+    run((toy, lambda: Measured(Walk())), tmp_path, steps=40)
     with pytest.raises(ValueError, match=r"^normalize must be None to resume"):
-        run((measured_toy, measured), tmp_path, resume=True)
+        run((toy, measured), tmp_path, resume=True)
 
 
 class Exploding(Measured):
@@ -1163,6 +1285,6 @@ class Exploding(Measured):
 def test_statistics_that_are_not_finite_are_never_saved(tmp_path):
     env = normalized(Exploding(Walk()))
     with pytest.raises(npg.DivergenceError, match=r"^observation\.var is no longer finite at step 40") as caught:
-        npg.train(measured_toy(env), env, steps=100, record_every=20, checkpoint_every=20, out=tmp_path)
+        npg.train(toy(env), env, steps=100, record_every=20, checkpoint_every=20, out=tmp_path)
     assert len(caught.value.history) == 1
     assert all(np.isfinite(a).all() for name, a in Run(tmp_path).load().items() if name != "rng")
