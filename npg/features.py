@@ -126,7 +126,7 @@ class _BoxFeatures:
                 scale = np.asarray(self.scale, dtype=float)
             except (TypeError, ValueError):
                 scale = np.zeros(1)
-            fits = scale.ndim <= 1 and scale.size in (1, self.n_inputs)
+            fits = scale.ndim <= 1 and scale.size in (1, self.n_inputs) and not isinstance(self.scale, bool)
             if not (fits and (scale > 0).all() and np.isfinite(scale).all()):
                 raise ValueError(f"scale must be one positive number or {self.n_inputs} of them, got {self.scale!r}")
             object.__setattr__(self, "scale", tuple(scale.tolist()) if scale.ndim else float(scale))
@@ -215,10 +215,9 @@ class Polynomial(_BoxFeatures):
 
     def _validate(self) -> None:
         at_least("degree", self.degree, 0)
-        count = 1
-        for i in range(self.degree):  # binomial(n_inputs + degree, degree)
-            count = count * (self.n_inputs + i + 1) // (i + 1)
-        _check_size("Polynomial", count * max(self.degree, 1))  # its table of factors has as many entries
+        _check_size("Polynomial", self.degree)  # of the numbers below, the least, and quick to tell
+        # Its table of factors has as many entries.
+        _check_size("Polynomial", math.comb(self.n_inputs + self.degree, self.degree) * max(self.degree, 1))
 
     @cached_property
     def _factors(self) -> Array:

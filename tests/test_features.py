@@ -862,6 +862,13 @@ def test_a_parameter_out_of_range_is_an_error_that_names_it(cls, settings, name)
         (F.TileCoding, {}, (96, 96, 3)),
         (F.TileCoding, {}, (5,)),
         (F.TileCoding, {"table_size": F.MAX_FEATURES + 8}, (2,)),
+        # Nor are they counted one by one.
+        (F.Polynomial, {"degree": 10**10}, (1,)),
+        (F.Polynomial, {"degree": 10**10}, (96, 96, 3)),
+        (F.Fourier, {"order": 10**10}, (96, 96, 3)),
+        (F.RBF, {"n_centres": 10**10}, (96, 96, 3)),
+        (F.RandomFourier, {"n_features": 10**30}, (4,)),
+        (F.TileCoding, {"n_tilings": 10**30}, (4,)),
     ],
 )
 def test_too_many_features_are_an_error_before_they_are_made(cls, settings, shape):

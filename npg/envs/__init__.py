@@ -7,6 +7,7 @@ The problems of this package are registered with Gymnasium: ``npg/ShortCorridor-
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import gymnasium
@@ -25,18 +26,47 @@ from .tabular import TabularEnv, TabularVectorEnv
 DEFAULT_TIME_LIMIT = 1000
 """Steps after which an episode is truncated in environments that state no limit of their own (CliffWalking)."""
 
+MAX_ENVS = 100_000
+"""Copies of an environment that ``make_vec`` makes at most."""
+
+
+def load_module(name: str) -> None:
+    """Import the module of an environment, which is to register it.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be imported.
+    """
+    try:
+        import_module(name)
+    except Exception as error:  # whatever its code has for us
+        raise ValueError(f"module {name!r} cannot be imported: {error!r}") from error
+
 
 def _made(make: Callable[..., Any], env_id: str, kwargs: dict[str, Any]) -> Any:
+    if not isinstance(env_id, str):
+        raise TypeError(f"env_id must be the id of an environment, a string, got {env_id!r}")
+    module, _, name = env_id.rpartition(":")
+    if module:
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise ValueError(f"environment {env_id!r} must be an id, perhaps behind the name of a module and a colon")
+        load_module(module)
     try:
-        limit = gymnasium.spec(env_id).max_episode_steps
+        limit = gymnasium.spec(name).max_episode_steps
     except gymnasium.error.Error as error:
         raise ValueError(f"environment {env_id!r} is not registered with Gymnasium: {error}") from None
     if limit is None:
         kwargs = {"max_episode_steps": DEFAULT_TIME_LIMIT} | kwargs
+    if "max_episode_steps" in kwargs:
+        at_least("max_episode_steps", kwargs["max_episode_steps"], 1)
     try:
-        return make(env_id, **kwargs)
-    except gymnasium.error.Error as error:
-        raise ValueError(f"environment {env_id!r} cannot be made: {error}") from None
+        env = make(name, **kwargs)
+    except Exception as error:  # Gymnasium's, and whatever the environment has for settings that it does not know
+        raise ValueError(f"environment {env_id!r} cannot be made: {error!r}") from error
+    if module:
+        env.unwrapped.spec.id = f"{module}:{env.unwrapped.spec.id}"
+    return env
 
 
 def make_env(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
@@ -45,7 +75,7 @@ def make_env(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     Parameters
     ----------
     env_id : str
-        A registered id.
+        A registered id, perhaps behind the module that registers it: ``"mypackage:Walk-v0"``.
     **kwargs
         For ``gymnasium.make``.
 
@@ -64,9 +94,9 @@ def make_vec(env_id: str, n: int, **kwargs: Any) -> VectorEnv[Any, Any, Any]:
     Parameters
     ----------
     env_id : str
-        A registered id.
+        A registered id, perhaps behind the module that registers it: ``"mypackage:Walk-v0"``.
     n : int
-        Number of copies, at least 1.
+        Number of copies, from 1 to ``MAX_ENVS``.
     **kwargs
         For ``gymnasium.make_vec``.
 
@@ -75,7 +105,7 @@ def make_vec(env_id: str, n: int, **kwargs: Any) -> VectorEnv[Any, Any, Any]:
     ValueError
         If Gymnasium cannot make it, for one because the id is not registered, or n < 1.
     """
-    at_least("n", n, 1)
+    at_least("n", n, 1, MAX_ENVS)
     env: VectorEnv[Any, Any, Any] = _made(gymnasium.make_vec, env_id, kwargs | {"num_envs": n})
     return env
 
@@ -107,13 +137,13 @@ def normalized(env: Env, observations: bool = True, rewards: bool = False, gamma
         For another autoreset mode, observations that are not a Box, or a bad gamma.
     """
     unit_interval("gamma", gamma)
+    space, _ = single_spaces(env)
     kinds: Any = wrappers
     if isinstance(env, VectorEnv):
         kinds, mode = wrappers.vector, env.metadata.get("autoreset_mode")
         if (observations or rewards) and mode is not AutoresetMode.NEXT_STEP:
             raise ValueError(f"env must be of autoreset mode NEXT_STEP to be normalised, got {mode}")
     if observations:
-        space = single_spaces(env)[0]
         if not isinstance(space, Box):
             raise TypeError(f"observation space must be Box to be normalised, got {space}")
         env = kinds.NormalizeObservation(env)

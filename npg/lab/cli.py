@@ -4,7 +4,8 @@ import argparse
 import json
 import os
 import sys
-import time
+import warnings
+from contextlib import suppress
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -15,57 +16,30 @@ from .._checks import at_least
 from .._typing import Array
 from .._version import __version__
 from ..algorithms import ALGORITHMS
-from ..envs import make_env, make_vec, normalized
+from ..envs import MAX_ENVS, make_env, make_vec, normalized
+from ..envs.spaces import Env
 from ..features import KINDS
 from . import equations
 from .cases import run_cases
 from .presets import PRESETS, make_agent, preset
-from .runs import Row, Run
+from .runs import Run
 from .training import evaluate, train
-
-
-class Progress:
-    """Live progress on stderr: a tqdm bar on a terminal that has tqdm, plain lines otherwise."""
-
-    def __init__(self, total: int, done: int = 0) -> None:
-        self.total = total
-        self.printed = -float("inf")
-        self.bar: Any = None
-        if sys.stderr.isatty():
-            try:
-                from tqdm import tqdm
-            except ImportError:
-                return
-            self.bar = tqdm(total=total, initial=min(done, total), unit="step", unit_scale=True, file=sys.stderr)
-
-    def __call__(self, row: Row) -> None:
-        steps = int(row["steps"])
-        score = f"mean {row['mean_return']:.1f}"
-        if self.bar is not None:
-            self.bar.set_postfix_str(score, refresh=False)
-            self.bar.update(min(steps, self.total) - self.bar.n)
-        elif time.monotonic() - self.printed >= 1 or steps >= self.total:
-            self.printed = time.monotonic()
-            print(f"step {steps} of {self.total}, {score}, {row['seconds']:.1f} s", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """Leave the bar as it is."""
-        if self.bar is not None:
-            self.bar.close()
 
 
 def _summary(returns: Array) -> str:
     return f"mean return {returns.mean():.2f} (std {returns.std():.2f}, {len(returns)} episodes)"
 
 
-def _settings(pairs: list[str]) -> dict[str, Any]:
+def _settings(option: str, pairs: list[str]) -> dict[str, Any]:
     settings = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not (name and equals):
-            raise ValueError(f"--set must be NAME=VALUE, got {pair!r}")
+            raise ValueError(f"{option} must be NAME=VALUE, got {pair!r}")
         try:
             settings[name] = json.loads(value)
+        except RecursionError:
+            raise ValueError(f"{option} {name} must be JSON or a word, got JSON that is nested too deeply") from None
         except ValueError:
             settings[name] = {"True": True, "False": False, "None": None}.get(value, value)
     return settings
@@ -85,41 +59,74 @@ def _new_directory(algorithm: str, env_id: str, seed: int) -> Path:
         candidate = base.with_name(f"{base.name}-{k}")
 
 
+def _find_modules(wanted: Any) -> None:
+    """Let the modules of the working directory be imported, if one is ``wanted``."""
+    if wanted:
+        sys.path.append(os.getcwd())
+
+
 def _train(args: argparse.Namespace) -> int:
     if args.resume:
         given = {"ALGORITHM": args.algorithm, "--seed": args.seed, "--set": args.set or None, "--out": args.out}
         given |= {"--num-envs": args.num_envs, "--normalize-observations": args.normalize_observations or None}
-        for name, value in (given | {"--normalize-rewards": args.normalize_rewards or None}).items():
+        given |= {"--normalize-rewards": args.normalize_rewards or None, "--env-set": args.env_set or None}
+        for name, value in given.items():
             if value is not None:
                 raise ValueError(f"--resume goes on as the run began; {name} cannot be given with it")
         run = Run(args.resume)
         out, config = run.path, run.config
-        env = run.make_env()
+        _find_modules(args.allow_import)
+        env = run.make_env(args.allow_import)
+        evaluates = args.eval_every is not None or config["eval_every"] is not None
+        eval_env = run.make_env(args.allow_import) if evaluates else None
+        args.sample = args.sample or not config["deterministic"]
         agent = run.new_agent(env)
         seed = config["seed"]
         steps = args.steps if args.steps is not None else config["steps"]
-        done = int(run.load()["count.steps"])
     else:
         if not (args.algorithm and args.env):
             raise ValueError("npg train needs ALGORITHM and ENV, or --resume DIR")
         defaults = preset(args.algorithm, args.env)
         num_envs = defaults.num_envs if args.num_envs is None else args.num_envs
-        at_least("--num-envs", num_envs, 0)
-        env = make_vec(args.env, num_envs) if num_envs else make_env(args.env)
-        if args.normalize_observations:
-            env = normalized(env)
-        agent = make_agent(args.algorithm, env, **_settings(args.set))
-        env = normalized(env, False, args.normalize_rewards, getattr(agent, "gamma", 0.99))
-        seed, done = args.seed or 0, 0
+        at_least("--num-envs", num_envs, 0, MAX_ENVS)
+        seed = args.seed or 0
         steps = defaults.steps if args.steps is None else args.steps
         at_least("seed", seed, 0)
         at_least("steps", steps, 1)
+        settings = _settings("--env-set", args.env_set)
+        if settings.keys() & {"num_envs", "vectorization_mode", "vector_kwargs", "wrappers"}:
+            raise ValueError("--env-set must be settings of one environment; --num-envs says how many there are")
+
+        _find_modules(":" in args.env)
+
+        def make() -> Env:
+            made = make_vec(args.env, num_envs, **settings) if num_envs else make_env(args.env, **settings)
+            return normalized(made) if args.normalize_observations else made
+
+        env = make()
+        agent = make_agent(args.algorithm, env, **_settings("--set", args.set))
+        gamma = getattr(agent, "gamma", 0.99)
+        env = normalized(env, False, args.normalize_rewards, gamma)
+        eval_env = None if args.eval_every is None else normalized(make(), False, args.normalize_rewards, gamma)
         out = Path(args.out) if args.out else _new_directory(args.algorithm, args.env, seed)
-    progress = Progress(steps, done)
     try:
-        train(agent, env, steps=steps, seed=seed, out=out, callback=progress, resume=bool(args.resume))
-    finally:
-        progress.close()
+        train(
+            agent,
+            env,
+            steps=steps,
+            seed=seed,
+            out=out,
+            eval_env=eval_env,
+            eval_every=args.eval_every,
+            deterministic=not args.sample,
+            progress=True,
+            resume=bool(args.resume),
+        )
+    except BaseException:
+        if not (args.out or args.resume):
+            with suppress(OSError):
+                out.rmdir()  # made here, if nothing has come into it
+        raise
     print(f"run {out}", flush=True)
     try:
         print(_summary(evaluate(agent, env, seed=seed, deterministic=not args.sample)))
@@ -131,7 +138,8 @@ def _train(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     run = Run(args.dir)
-    env = run.make_env()
+    _find_modules(args.allow_import)
+    env = run.make_env(args.allow_import)
     agent = run.make_agent(env)
     print(_summary(evaluate(agent, env, args.episodes, args.seed, deterministic=not args.sample)))
     return 0
@@ -188,6 +196,7 @@ def _plot(args: argparse.Namespace) -> int:
 
     runs = [Run(d) for d in args.dirs]
     out = Path(args.out) if args.out else runs[0].path / "learning_curve.png"
+    out = out if out.suffix else out.with_suffix(".png")
     learning_curves(runs, out)
     print(out)
     return 0
@@ -200,12 +209,17 @@ def _parser() -> argparse.ArgumentParser:
 
     p = commands.add_parser("train", help="train an agent, then evaluate it")
     p.add_argument("algorithm", nargs="?", metavar="ALGORITHM", help="one of: " + ", ".join(ALGORITHMS))
-    p.add_argument("env", nargs="?", metavar="ENV", help="a Gymnasium id")
+    p.add_argument(
+        "env", nargs="?", metavar="ENV", help="a Gymnasium id, also as MODULE:ID, of a module that registers it"
+    )
     p.add_argument("--seed", type=int, help="0 by default")
     p.add_argument("--steps", type=int, help="environment steps")
     p.add_argument("--num-envs", type=int, help="parallel environments; 0 steps one scalar environment")
     p.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting; VALUE is JSON or a word"
+    )
+    p.add_argument(
+        "--env-set", action="append", default=[], metavar="NAME=VALUE", help="one of ENV, as max_episode_steps=5000"
     )
     p.add_argument(
         "--normalize-observations",
@@ -215,6 +229,8 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--normalize-rewards", action="store_true", help="by the deviation of their discounted sum")
     p.add_argument("--out", metavar="DIR", help="run directory, runs/… by default")
     p.add_argument("--resume", metavar="DIR", help="go on with a run")
+    p.add_argument("--allow-import", metavar="MODULE", help="with --resume: import the module of the run's environment")
+    p.add_argument("--eval-every", type=int, metavar="STEPS", help="evaluate during training, and at its end")
     p.add_argument("--sample", action="store_true", help="evaluate with sampled actions instead of the most probable")
     p.set_defaults(run=_train)
 
@@ -222,6 +238,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("dir", metavar="DIR", help="a run directory")
     p.add_argument("--episodes", type=int, default=100)
     p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--allow-import", metavar="MODULE", help="import the module of the run's environment")
     p.add_argument("--sample", action="store_true", help="sampled actions instead of the most probable")
     p.set_defaults(run=_evaluate)
 
@@ -249,20 +266,28 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit status. ``NPG_TRACEBACK=1`` shows where an error came from."""
     args = _parser().parse_args(argv)
     try:
-        return int(args.run(args))
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return int(args.run(args))
     except KeyboardInterrupt as error:
         print("", file=sys.stderr)
         return _report("interrupted", error, 130)
+    except SystemExit as error:
+        return _report("terminated", error, error.code)
     except BrokenPipeError:  # npg equations | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ValueError, TypeError, ArithmeticError, OSError, ImportError) as error:
+    except (ValueError, TypeError, ArithmeticError, OSError, ImportError, MemoryError, gymnasium.error.Error) as error:
         if os.environ.get("NPG_TRACEBACK"):
             raise
-        return _report(f"error: {error}", error, 1)
+        return _report(f"error: {error or type(error).__name__}", error, 1)
 
 
-def _report(message: str, error: BaseException, status: int) -> int:
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print("npg: warning:", *str(message).split(), file=sys.stderr)
+
+
+def _report(message: str, error: BaseException, status: Any) -> int:
     notes = "".join(f"; {note}" for note in getattr(error, "__notes__", []))
     print("npg:", *(message + notes).split(), file=sys.stderr)  # on one line
-    return status
+    return int(status)

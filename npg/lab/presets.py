@@ -164,12 +164,12 @@ def make_agent(algorithm: str, env: Env, **settings: Any) -> Agent:
     ValueError, TypeError
         For an unknown algorithm, setting or value, or an unsupported space.
     """
+    observation_space, action_space = single_spaces(env)
     defaults = preset(algorithm, env.spec.id if env.spec else None).settings
     if "observation" in normalizers(env):
         defaults = {name: value for name, value in defaults.items() if name != "scale"}  # that of raw observations
     settings = defaults | settings
     cls = ALGORITHMS[algorithm]
-    observation_space, action_space = single_spaces(env)
 
     scale = settings.pop("scale", None)
     own = {f.name for f in fields(cls)} - {"policy"}
@@ -185,6 +185,8 @@ def make_agent(algorithm: str, env: Env, **settings: Any) -> Agent:
             raise ValueError(f"{algorithm} has no setting {name!r} here; it has {known}")
     if not isinstance(observation_space, spaces.Box | spaces.Discrete):
         raise TypeError(f"observation space must be Box or Discrete, got {observation_space}")
+    if scale is not None and not isinstance(observation_space, spaces.Box):
+        raise ValueError(f"scale must be left out where observations are not a Box, got {scale!r}")
     made: dict[str, Any] = {}
     for name, spec in specs.items():
         new = features.make(settings.pop(name, spec), observation_space, scale)

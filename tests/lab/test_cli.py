@@ -1,11 +1,13 @@
 """The command line as a user meets it: what it prints, where, and its exit status."""
 
 import fcntl
+import io
 import json
 import os
 import pty
 import random
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -19,12 +21,15 @@ import gymnasium
 import numpy as np
 import pytest
 from scipy import stats
-from toy import Toy, Walk, contents
+from toy import Toy, Walk, contents, signals_at
 
 import npg
+from npg import __main__ as console
+from npg._threads import THREADS
 from npg.algorithms import ALGORITHMS, Agent
 from npg.envs.spaces import normalizers
 from npg.lab import cli, equations
+from npg.lab.collect import Collector
 from npg.lab.presets import PRESETS
 from npg.lab.runs import Run
 from npg.problems import short_corridor
@@ -33,10 +38,16 @@ SUMMARY = re.compile(r"mean return -?\d+\.\d\d \(std \d+\.\d\d, (\d+) episodes\)
 QUICK = ["--steps", "60", "--set", "episodes=1"]
 
 
+LINE = r"step \d+ of \d+, (mean -?\d+\.\d of \d+ episodes), \d+\.\d s\n"
+
+
 @pytest.fixture(autouse=True)
 def empty_directory(tmp_path, monkeypatch):
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in THREADS:  # as the console entry does
+        monkeypatch.setenv(name, "1")
 
 
 @pytest.fixture
@@ -61,12 +72,12 @@ def register(monkeypatch):
     return lambda env_id, entry_point, **kwargs: gymnasium.register(env_id, entry_point=entry_point, **kwargs)
 
 
-def start(*argv, **kwargs) -> subprocess.Popen:
+def start(*argv, env=os.environ, **kwargs) -> subprocess.Popen:
     """A command in a process of its own, on the package that is tested here."""
     path = os.pathsep.join([str(Path(npg.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(
-        [sys.executable, "-m", "npg", *map(str, argv)], env=os.environ | {"PYTHONPATH": path}, **streams | kwargs
+        [sys.executable, "-m", "npg", *map(str, argv)], env={**env, "PYTHONPATH": path}, **streams | kwargs
     )
 
 
@@ -87,7 +98,7 @@ def test_train_ends_with_the_mean_return_and_says_return_nowhere_else(env_id, np
     assert directory == f"run runs/reinforce-{env_id}-seed0"
     assert SUMMARY.fullmatch(summary)[1] == "100"
     assert (out + err).lower().count("return") == 1
-    assert re.fullmatch(r"(step \d+ of 60, mean \S+, \d+\.\d s\n)+", err)
+    assert re.fullmatch(f"({LINE})+", err)
     Run(directory.removeprefix("run ")).load()
 
 
@@ -244,10 +255,15 @@ def test_equations_prints_where_each_is_computed_and_the_test_that_defines_it(np
 
 def test_plot_writes_a_picture_and_says_where(npg_):
     npg_("train", "reinforce", "FrozenLake-v1", *QUICK, "--out", "run")
-    for options, path in (([], "run/learning_curve.png"), (["--out", "mine.png"], "mine.png")):
+    for options, path in (
+        ([], "run/learning_curve.png"),
+        (["--out", "mine.png"], "mine.png"),
+        (["--out", "pic"], "pic.png"),
+        (["--out", "run/pic.svg"], "run/pic.svg"),
+    ):
         status, out, err = npg_("plot", "run", *options)
         assert (status, out, err) == (0, f"{path}\n", "")
-        assert Path(path).read_bytes().startswith(b"\x89PNG")
+        assert Path(path).read_bytes().startswith(b"\x89PNG" if path.endswith("png") else b"<?xml")
 
 
 def on_a_terminal(*argv) -> tuple[str, str]:
@@ -270,7 +286,7 @@ def on_a_terminal(*argv) -> tuple[str, str]:
 
 def test_a_terminal_shows_a_live_bar_and_stdout_only_the_result():
     out, shown = on_a_terminal("train", "reinforce", "FrozenLake-v1", "--steps", 300)
-    assert re.search(r"100%\|█+\| 300/300 \[.*step/s, mean", shown)
+    assert re.search(r"\rmean 0\.\d of \d+ episodes 100%\|█+\| 300/300 \[", shown)
     assert shown.count("\r") > 1
     assert out.splitlines()[0] == "run runs/reinforce-FrozenLake-v1-seed0"
     assert (out + shown).count("return") == 1
@@ -280,7 +296,7 @@ def test_without_tqdm_a_terminal_shows_plain_lines(npg_, monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm", None)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     _, _, err = npg_("train", "reinforce", "FrozenLake-v1", *QUICK)
-    assert re.fullmatch(r"(step \d+ of 60, mean \S+, \d+\.\d s\n)+", err)
+    assert re.fullmatch(f"({LINE})+", err)
 
 
 def test_progress_of_a_resumed_run_goes_on_where_it_was(npg_, monkeypatch):
@@ -288,7 +304,7 @@ def test_progress_of_a_resumed_run_goes_on_where_it_was(npg_, monkeypatch):
     done = int(Run("run").load()["count.steps"])
     _, _, err = npg_("train", "--resume", "run", "--steps", 600)
     assert int(err.split()[1]) > done
-    assert npg_("train", "--resume", "run")[2] == ""
+    assert npg_("train", "--resume", "run")[2].split(",")[:2] == err.splitlines()[-1].split(",")[:2]
 
 
 def assert_refused(result: tuple[int, str, str], *says: str) -> None:
@@ -339,12 +355,21 @@ BAD_SETTINGS = {
     'features={"kind": "rbf", "width": "x"}': ["width must be", "got 'x'"],
     'features={"kind": "random_fourier", "length_scale": "x"}': ["length_scale must be", "got 'x'"],
     'features={"kind": "random_fourier", "seed": -1}': ["seed must be", "got -1"],
+    'features={"kind": "polynomial", "degree": 10000000000}': ["more than 100000: lower its order"],
+    f"episodes={10**30}": ["an update on 1,000,", "rows", "does not fit in", "of memory: collect less"],
 }
 
 
 @pytest.mark.parametrize(("setting", "says"), BAD_SETTINGS.items(), ids=BAD_SETTINGS)
 def test_a_bad_setting_is_named_with_what_it_may_be(setting, says, npg_):
     assert_refused(npg_("train", "reinforce", "CartPole-v1", "--steps", 60, "--set", setting), *says)
+
+
+@pytest.mark.parametrize("option", ["--set", "--env-set"])
+@pytest.mark.parametrize("value", ["[" * 100_000, '{"a":' * 100_000], ids=["lists", "dicts"])
+def test_a_setting_that_is_nested_deep_is_refused(option, value, npg_):
+    result = npg_("train", "reinforce", "CartPole-v1", option, f"features={value}")
+    assert_refused(result, f"{option} features must be JSON or a word, got JSON that is nested too deeply")
 
 
 BAD_ARGUMENTS = {
@@ -354,12 +379,22 @@ BAD_ARGUMENTS = {
     "train reinforce CartPool-v1": ["environment 'CartPool-v1'", "CartPole`"],
     "train reinforce CartPole-v99": ["environment 'CartPole-v99'", "v1"],
     "train reinforce CartPole": ["environment 'CartPole'"],
-    "train reinforce nowhere:Env-v0": ["environment 'nowhere:Env-v0'"],
+    "train reinforce nowhere:Env-v0": ["module 'nowhere' cannot be imported: ModuleNotFoundError"],
+    "train reinforce no-module:Env-v0": ["environment 'no-module:Env-v0' must be an id"],
     "train reinforce Blackjack-v1": ["observation space must be Box or Discrete, got Tuple"],
     "train reinforce CartPole-v1 --steps 0": ["steps must be an integer of at least 1, got 0"],
     "train reinforce CartPole-v1 --steps -5": ["steps must be an integer of at least 1, got -5"],
     "train reinforce CartPole-v1 --seed -1": ["seed must be an integer of at least 0, got -1"],
-    "train reinforce CartPole-v1 --num-envs -1": ["--num-envs must be an integer of at least 0, got -1"],
+    "train reinforce CartPole-v1 --num-envs -1": ["--num-envs must be an integer of at least 0", "got -1"],
+    "train reinforce CartPole-v1 --num-envs 1000000000": ["--num-envs must be", "at most 100,000, got 1000000000"],
+    "train reinforce CartPole-v1 --eval-every 0": ["eval_every must be an integer of at least 1, got 0"],
+    "train reinforce Pendulum-v1 --env-set limit=3": ["environment 'Pendulum-v1' cannot be made", "'limit'"],
+    "train reinforce FrozenLake-v1 --env-set slippery=false": ["cannot be made", "'slippery'"],
+    "train reinforce FrozenLake-v1 --env-set max_episode_steps=0": ["max_episode_steps must be", "got 0"],
+    "train reinforce FrozenLake-v1 --env-set max_episode_steps=ten": ["max_episode_steps must be", "got 'ten'"],
+    "train reinforce FrozenLake-v1 --env-set is_slippery": ["--env-set must be NAME=VALUE, got 'is_slippery'"],
+    "train reinforce FrozenLake-v1 --env-set num_envs=2": ["--env-set must be settings of one environment"],
+    "train reinforce FrozenLake-v1 --env-set vectorization_mode=async": ["--env-set must be settings of one"],
     "train --resume missing": ["missing is not a run directory"],
     "evaluate missing": ["missing is not a run directory"],
     "plot missing": ["missing is not a run directory"],
@@ -447,12 +482,27 @@ def finished(tmp_path_factory):
     """A finished run on FrozenLake."""
     out = tmp_path_factory.mktemp("runs") / "finished"
     env = npg.make_env("FrozenLake-v1")
-    npg.train(npg.make_agent("reinforce", env, episodes=2), env, steps=200, out=out)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in THREADS:
+            patch.setenv(name, "1")
+        npg.train(npg.make_agent("reinforce", env, episodes=2), env, steps=200, out=out)
     return out
 
 
 def edit(old: bytes, new: bytes):
     return lambda data: data.replace(old, new)
+
+
+def with_theta(change):
+    """A checkpoint of another θ."""
+
+    def damage(data):
+        arrays = dict(np.load(io.BytesIO(data)))
+        changed = io.BytesIO()
+        np.savez(changed, **arrays | {"agent.theta": change(arrays["agent.theta"])})
+        return changed.getvalue()
+
+    return damage
 
 
 DAMAGES = {
@@ -468,6 +518,15 @@ DAMAGES = {
     "empty checkpoint": ("checkpoint.npz", lambda data: b"", ["checkpoint.npz is damaged"]),
     "half a checkpoint": ("checkpoint.npz", lambda data: data[: len(data) // 2], ["checkpoint.npz is damaged"]),
     "text for a checkpoint": ("checkpoint.npz", lambda data: b"hello", ["checkpoint.npz is damaged"]),
+    "θ of NaN": (
+        "checkpoint.npz",
+        with_theta(lambda theta: theta * np.nan),
+        ["checkpoint.npz is damaged: agent.theta"],
+    ),
+    "complex θ": ("checkpoint.npz", with_theta(lambda theta: theta * 1j), ["checkpoint.npz is damaged: agent.theta"]),
+    "short θ": ("checkpoint.npz", with_theta(lambda theta: theta[1:]), ["checkpoint.npz cannot be used", "(63,)"]),
+    "no num_envs": ("config.json", edit(b'"num_envs"', b'"n"'), ["config.json is damaged", "num_envs"]),
+    "a config nested deep": ("config.json", lambda data: b"[" * 100_000, ["config.json is damaged"]),
 }
 
 
@@ -482,11 +541,13 @@ def test_a_damaged_run_is_refused_on_one_line(name, damage, says, command, finis
     assert_refused(npg_(*command, "run"), *says)
 
 
-def test_metrics_without_their_columns_are_refused(finished, npg_):
-    Path("run").mkdir()
-    for path in finished.iterdir():
-        (Path("run") / path.name).write_bytes(path.read_bytes().replace(b"steps,", b"step,"))
-    assert_refused(npg_("plot", "run"), "metrics.csv")
+@pytest.mark.parametrize("steps", [b"step,", b'"steps,'])
+def test_metrics_without_their_columns_are_refused(steps, finished, npg_):
+    shutil.copytree(finished, "run")
+    path = Path("run/metrics.csv")
+    path.write_bytes(path.read_bytes().replace(b"steps,", steps))
+    assert_refused(npg_("plot", "run"), "metrics.csv is damaged")
+    assert_refused(npg_("train", "--resume", "run"), "metrics.csv is damaged")
 
 
 def test_a_run_directory_that_exists_is_left_alone(finished, npg_):
@@ -505,7 +566,7 @@ def test_a_directory_that_cannot_be_written_is_named(npg_):
     "options",
     [
         *(["--seed", 1], ["--seed", 0], ["--set", "gamma=1"], ["--out", "other"], ["--num-envs", 2], ["--num-envs", 0]),
-        *(["--normalize-observations"], ["--normalize-rewards"]),
+        *(["--normalize-observations"], ["--normalize-rewards"], ["--env-set", "is_slippery=false"]),
     ],
     ids=str,
 )
@@ -514,7 +575,7 @@ def test_a_resumed_run_takes_nothing_but_steps(options, finished, npg_):
     assert_refused(npg_("train", "reinforce", "FrozenLake-v1", "--resume", finished), "--resume", "ALGORITHM")
 
 
-@pytest.mark.parametrize("options", [["--episodes", 0], ["--episodes", -3], ["--seed", -1]], ids=str)
+@pytest.mark.parametrize("options", [["--episodes", 0], ["--episodes", 10**30], ["--seed", -1]], ids=str)
 def test_a_bad_number_of_an_evaluation_is_named(options, finished, npg_):
     assert_refused(npg_("evaluate", finished, *options), options[0].strip("-"), f"got {options[1]}")
 
@@ -570,7 +631,9 @@ def test_ctrl_c_stops_with_one_line_that_says_how_to_go_on(npg_):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()
     assert (process.returncode, out) == (130, "")
-    (line,) = [line for line in err.splitlines() if line and not line.startswith("step ")]
+    lines = [line for line in err.splitlines() if line and not line.startswith("step ")]
+    assert lines[0] == "stopping after the update in hand; another Ctrl-C stops at once"
+    (line,) = lines[1:]
     steps = int(Run("run").load()["count.steps"])
     assert line.startswith("npg: interrupted")
     assert f"the checkpoint of step {steps} is kept" in line
@@ -578,6 +641,19 @@ def test_ctrl_c_stops_with_one_line_that_says_how_to_go_on(npg_):
     npg_(*LONG["CartPole-v1"], "--out", "whole")
     assert npg_("train", "--resume", "run")[0] == 0
     assert contents(Path("run")) == contents(Path("whole"))
+
+
+def test_sigterm_ends_a_run_with_a_line_and_a_status_too(npg_, register):
+    faults = [signals_at(70, signal.SIGTERM)]
+    register("Stopped-v0", lambda: Walk(*faults), max_episode_steps=12)
+    status, out, err = npg_("train", "actor_critic_lambda", "Stopped-v0", "--steps", 120, "--out", "run")
+    assert (status, out) == (143, "")
+    saved = int(Run("run").load()["count.steps"])
+    last = f"npg: terminated; the checkpoint of step {saved} is kept in run; go on with: npg train --resume run"
+    assert err.splitlines()[-1] == last
+    faults.clear()
+    assert npg_("train", "--resume", "run")[0] == 0
+    assert Run("run").rows()[-1]["steps"] == 120
 
 
 def test_ctrl_c_in_the_evaluation_that_ends_a_run_names_the_run_too(npg_, monkeypatch):
@@ -772,3 +848,248 @@ def test_normalised_observations_need_a_scale_of_their_own_and_not_that_of_the_p
 def test_discrete_observations_are_not_normalised(npg_):
     result = npg_("train", "reinforce", "FrozenLake-v1", "--normalize-observations")
     assert_refused(result, "observation space must be Box to be normalised, got Discrete(16)")
+
+
+# Environments with settings, and one's own
+
+
+@pytest.mark.parametrize("num_envs", [0, 2])
+def test_settings_of_the_environment_reach_it_and_its_run(num_envs, npg_):
+    options = ["--env-set", "is_slippery=false", "--env-set", "max_episode_steps=7", "--num-envs", num_envs]
+    status, out, _ = npg_("train", "reinforce", "FrozenLake-v1", *QUICK, *options, "--out", "run")
+    assert status == 0
+    assert config("run")["env"]["kwargs"].items() >= {"is_slippery": False, "max_episode_steps": 7}.items()
+    env = Run("run").make_env()
+    env = env.envs[0] if num_envs else env
+    assert {len(successors) for actions in env.unwrapped.P.values() for successors in actions.values()} == {1}
+    assert npg_("evaluate", "run")[1] == out.splitlines()[-1] + "\n"
+    assert npg_("train", "--resume", "run")[1] == out
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "MountainCar-v0", "npg/TwoState-v0"])
+@pytest.mark.parametrize("num_envs", [0, 2])
+def test_a_time_limit_of_ones_own_is_that_of_training_and_evaluation(num_envs, env_id, npg_):
+    command = ["train", "reinforce", env_id, *QUICK, "--env-set", "max_episode_steps=7", "--num-envs", num_envs]
+    assert npg_(*command, "--out", "run")[0] == 0
+    assert Run("run").rows()[-1]["mean_length"] == 7
+    run = Run("run")
+    env = run.make_env()
+    agent = run.make_agent(env)
+    assert {int(length) for _, length in played(agent, env)} == {7}
+
+
+def played(agent, env) -> list:
+    with Collector(env, 0) as collector:
+        collector.collect(agent, npg.Episodes(2), np.random.default_rng(0))
+    return collector.finished
+
+
+@pytest.fixture
+def module(register, monkeypatch):
+    """The name of a module in the working directory, which registers ``Own-v0``; to forget it, call the other."""
+    Path("own_walks.py").write_text(
+        "import gymnasium\nfrom toy import Walk\ngymnasium.register('Own-v0', Walk, max_episode_steps=12)\n"
+    )
+    path = [*sys.path]
+
+    def forget():
+        sys.modules.pop("own_walks", None)
+        gymnasium.envs.registration.registry.pop("Own-v0", None)
+        monkeypatch.setattr(sys, "path", [*path])
+
+    forget()
+    yield "own_walks", forget
+    forget()
+
+
+@pytest.mark.parametrize("num_envs", [0, 2])
+def test_an_environment_of_a_module_is_trained_on_and_the_run_imports_it_only_if_that_is_allowed(
+    num_envs, npg_, module
+):
+    name, forget = module
+    command = ["train", "reinforce", f"{name}:Own-v0", "--set", "episodes=1", "--num-envs", num_envs]
+    status, trained, _ = npg_(*command, "--steps", 60, "--out", "run")
+    assert (status, config("run")["env"]["id"]) == (0, f"{name}:Own-v0")
+    assert sys.path[-1] == os.getcwd()  # where it takes the place of no other
+    for use in (["evaluate", "run"], ["train", "--resume", "run", "--steps", 120]):
+        for allowed in ([], ["--allow-import", "toys"], ["--allow-import", "own"]):
+            forget()
+            before = Path("run/config.json").read_bytes()
+            assert_refused(npg_(*use, *allowed), "only with --allow-import own_walks")
+            assert name not in sys.modules
+            assert Path("run/config.json").read_bytes() == before
+        forget()
+        status, out, err = npg_(*use, "--allow-import", name)
+        assert (status, name in sys.modules) == (0, True), err
+        if use[0] == "evaluate":
+            assert out.splitlines() == trained.splitlines()[1:]
+    forget()
+    assert npg_(*command, "--steps", 120, "--out", "whole")[0] == 0
+    arrays = [Run(run).load() for run in ("run", "whole")]  # only the records are at other steps
+    for array in ("agent.theta", "agent.w", "count.steps", "count.episodes"):
+        np.testing.assert_array_equal(*(each[array] for each in arrays))
+
+
+def test_the_working_directory_is_searched_for_a_named_module_alone(npg_, module):
+    name, _ = module
+    before = [*sys.path]
+    assert npg_("train", "reinforce", "FrozenLake-v1", *QUICK, "--out", "run")[0] == 0
+    assert npg_("evaluate", "run")[0] == npg_("train", "--resume", "run")[0] == npg_("list")[0] == 0
+    assert sys.path == before
+    assert name not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "code", ["def", "1 / 0", "raise RuntimeError('own')", "import nothing_there", "'no environment'"]
+)
+def test_a_module_that_cannot_be_imported_or_registers_nothing_is_named(code, npg_, module):
+    Path("own_walks.py").write_text(code)
+    assert_refused(npg_("train", "reinforce", "own_walks:Own-v0"), "own_walks")
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (lambda *step: (*step[:2], None, *step[3:]), "must return flags that are True or False, got None"),
+        (lambda *step: (step[0], "much", *step[2:]), "a reward that is no number: 'much'"),
+        (lambda *step: (step[0], None, *step[2:]), "a reward that is no number: None"),
+    ],
+    ids=["no flag", "no number", "no reward"],
+)
+@pytest.mark.filterwarnings("ignore:.*WARN")
+def test_what_an_environment_must_not_return_is_named_on_one_line(fault, says, npg_, register):
+    class Faulty(Walk):
+        def step(self, action):
+            return fault(*super().step(action))
+
+    register("Faulty-v0", Faulty, max_episode_steps=12, disable_env_checker=True)
+    status, out, err = npg_("train", "reinforce", "Faulty-v0", "--out", "run")
+    assert (status, out) == (1, "")
+    (error,) = [line for line in err.splitlines() if not line.startswith("step ")]
+    assert error.startswith("npg: error: the environment ")
+    assert says in error
+
+
+# Evaluations
+
+
+@pytest.mark.parametrize("option", [[], ["--sample"]], ids=["", "sampled"])
+def test_evaluations_are_kept_and_the_last_one_is_what_is_printed(option, npg_):
+    command = ["train", "reinforce", "FrozenLake-v1", "--set", "episodes=2", "--seed", 3, *option]
+    status, out, _ = npg_(*command, "--steps", 400, "--eval-every", 150, "--out", "run")
+    assert status == 0
+    rows = Run("run").rows("evaluations")
+    assert [row["steps"] // 150 for row in rows] == [1, 2, 2]
+    assert all(row["count"] == 100 for row in rows)
+    assert out.splitlines()[-1] == f"mean return {rows[-1]['mean']:.2f} (std {rows[-1]['std']:.2f}, 100 episodes)"
+    assert npg_(*command, "--steps", 400, "--out", "without")[1].splitlines()[-1] == out.splitlines()[-1]
+    assert contents(Path("run")) == contents(Path("without"))
+
+
+# The console entry
+
+
+@pytest.fixture
+def console_():
+    """Run a command by the console entry, in this process, on streams of this encoding: (status, stdout, stderr)."""
+
+    def run(*argv, encoding="utf-8", err=True):
+        streams = {name: io.TextIOWrapper(io.BytesIO(), encoding) for name in ("stdout", "stderr")}
+        with pytest.MonkeyPatch.context() as patch:
+            for name, stream in streams.items():
+                patch.setattr(sys, name, stream if name == "stdout" or err else None)
+            patch.setattr(sys, "argv", ["npg", *map(str, argv)])
+            status, given = console.main(), sys.stderr
+        if not err:
+            given.close()
+        for stream in streams.values():
+            stream.flush()
+        return status, *(stream.buffer.getvalue().decode(encoding) for stream in streams.values())
+
+    return run
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("command", [["list"], ["check", "--instances", 1]], ids=lambda argv: argv[0])
+def test_a_terminal_without_greek_letters_shows_question_marks(command, encoding, console_):
+    status, out, err = console_(*command, encoding=encoding)
+    assert (status, err) == (0, "")
+    whole = console_(*command)[1]
+    assert out == whole.encode(encoding, "replace").decode(encoding)
+    if command[0] == "list":
+        assert ("?" in out, "γ" in out) == (encoding != "utf-8", encoding == "utf-8")
+
+
+def test_a_closed_stderr_is_no_error(console_):
+    status, out, _ = console_("train", "reinforce", "FrozenLake-v1", *QUICK, err=False)
+    assert (status, len(out.splitlines())) == (0, 2)
+    assert console_("evaluate", "nothing", err=False)[0] == 1
+
+
+@pytest.mark.process
+def test_a_command_runs_with_its_stderr_closed(npg_):
+    command = ["train", "reinforce", "FrozenLake-v1", *QUICK, "--out", "run"]
+    process = start(*command, stderr=None, preexec_fn=lambda: os.close(2))
+    assert (process.communicate()[0].count("\n"), process.returncode) == (2, 0)
+    npg_(*command[:-1], "open")
+    assert contents(Path("run")) == contents(Path("open"))
+
+
+def test_ctrl_c_while_modules_are_imported_is_one_line(console_):
+    class Slow:
+        def find_spec(self, name, *_):
+            if name == "npg.lab.cli":
+                raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "meta_path", [Slow(), *sys.meta_path])
+        patch.delitem(sys.modules, "npg.lab.cli")
+        assert console_("list") == (130, "", "npg: interrupted\n")
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("before", [None, "7"])
+def test_the_console_entry_says_one_thread_before_numpy_is_imported(before):
+    code = f"""
+import os, sys
+class Look:
+    def find_spec(self, name, *_):
+        if name == "numpy":
+            print([os.environ.get(name) for name in {THREADS}])
+sys.meta_path.insert(0, Look())
+sys.argv = ["npg", "--version"]
+from npg.__main__ import main
+main()
+"""
+    env = {name: value for name, value in os.environ.items() if name not in THREADS}
+    env |= dict.fromkeys(THREADS, before) if before else {}
+    env |= {"PYTHONPATH": str(Path(npg.__file__).parents[1])}
+    out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+    assert out == f"{['1'] * 4}\nnpg {npg.__version__}\n"
+
+
+def same_bytes(*argv) -> None:
+    """The command learns the same whatever the number of threads that the environment names."""
+    runs = {}
+    for threads in ("1", "2", None):
+        env = {name: value for name, value in os.environ.items() if name not in THREADS}
+        env |= {"OPENBLAS_NUM_THREADS": threads} if threads else {}
+        out = f"threads-{threads}"
+        process = start(*argv, "--out", out, env=env)
+        assert "mean return" in process.communicate()[0]
+        runs[threads] = contents(Path(out))
+    assert runs["1"] == runs["2"] == runs[None]
+
+
+@pytest.mark.process
+def test_the_number_of_threads_does_not_change_what_is_learned():
+    same_bytes("train", "trpo", "Pendulum-v1", "--steps", 4096)
+
+
+@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_number_of_threads_changes_no_method(algorithm):
+    env_id = "npg/TwoState-v0" if algorithm == "average_reward_actor_critic" else "CartPole-v1"
+    settings = [] if env_id != "CartPole-v1" else ["--set", "scale=2.0"]
+    same_bytes("train", algorithm, env_id, "--steps", 20_000, *settings)
