@@ -1,6 +1,7 @@
 """Pictures of runs, and what the scripts of ``examples/`` share; needs the extra ``plot``."""
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -86,7 +87,10 @@ def repeated(run: Callable[[np.random.SeedSequence], Any], runs: int, seed: int)
 
 
 def learning_curves(runs: list[Run], path: str | Path) -> None:
-    """Mean return of training episodes against environment steps, one line per run.
+    """Mean return of the last 100 training episodes against environment steps, and of evaluations.
+
+    Each run is a thin line. Runs that differ in nothing but their seed also have their mean, where all of them have
+    records, on a band, its 95 % t interval; so have their evaluations, points with bars, or points of a single run.
 
     Parameters
     ----------
@@ -99,13 +103,50 @@ def learning_curves(runs: list[Run], path: str | Path) -> None:
     ValueError
         If a run has no finished episode.
     """
-    picture, (axes,) = figure()
+    groups: dict[str, list[Run]] = {}
     for run in runs:
-        points = [(r["steps"], r["mean_return"]) for r in run.rows() if r["mean_return"] == r["mean_return"]]
-        if not points:
-            raise ValueError(f"{run.path} has recorded no finished episode yet")
-        axes.plot(*zip(*points, strict=True), marker="o" if len(points) == 1 else None, label=str(run.path))
-    axes.set(xlabel="environment steps", ylabel="mean return of training episodes")
+        alike = {name: run.config[name] for name in ("agent", "env")}
+        groups.setdefault(json.dumps(alike, sort_keys=True), []).append(run)
+    picture, (axes,) = figure()
+    for number, group in enumerate(groups.values()):
+        color, name = f"C{number % 10}", _label(group, list(groups.values()))
+        curves = [_points(run, "metrics", "mean_return") for run in group]
+        for curve in curves:
+            several = len(group) > 1
+            style: dict[str, Any] = {"linewidth": 0.6, "alpha": 0.5} if several else {"label": name}
+            axes.plot(*curve.T, marker="o" if len(curve) == 1 else None, color=color, **style)
+        if len(group) > 1:
+            low, high = (end(curve[i, 0] for curve in curves) for end, i in ((max, 0), (min, -1)))
+            x = np.unique(np.concatenate([curve[:, 0] for curve in curves]))
+            x = x[(low <= x) & (x <= high)]
+            band(axes, x, np.array([np.interp(x, *curve.T) for curve in curves]), name, color=color)
+        points = [_points(run, "evaluations", "mean") for run in group if run.rows("evaluations")]
+        if points:
+            x = points[0][:, 0]
+            if len(points) > 1 and all(np.array_equal(each[:, 0], x) for each in points):
+                mean, half = mean_and_interval(np.array([each[:, 1] for each in points]))
+                axes.errorbar(x, mean, half, fmt="o", markersize=4, capsize=2, color=color, label=f"{name}, evaluated")
+            else:
+                label: str | None = f"{name}, evaluated"
+                for each in points:
+                    axes.plot(*each.T, "o", markersize=4, color=color, label=label)
+                    label = None
+    axes.set(xlabel="environment steps", ylabel="mean return of the last 100 training episodes")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.legend(loc="best", fontsize="small")
     picture.savefig(path, dpi=150)
+
+
+def _points(run: Run, table: str, name: str) -> Array:
+    points = [(row["steps"], row[name]) for row in run.rows(table) if np.isfinite(row[name])]
+    if not points:
+        raise ValueError(f"{run.path} has recorded no finished episode yet")
+    return np.array(points)
+
+
+def _label(group: list[Run], groups: list[list[Run]]) -> str:
+    """What tells a group from the others: its method and environment, if they do, or the directory of its first run."""
+    names = [f"{each[0].config['agent']['algorithm']}, {each[0].config['env']['id']}" for each in groups]
+    name = f"{group[0].config['agent']['algorithm']}, {group[0].config['env']['id']}"
+    name = name if names.count(name) == 1 and len(group) > 1 else str(group[0].path)
+    return f"{name}, {len(group)} runs" if len(group) > 1 else name

@@ -28,32 +28,88 @@ def drawn(monkeypatch):
     return figures
 
 
-def walk_run(path: Path, seed: int = 0, steps: int = 200, record_every: int = 5) -> Run:
+def walk_run(path: Path, seed: int = 0, steps: int = 200, record_every: int = 5, alpha=0.05, eval_every=None) -> Run:
     env = Walk()
-    agent = Toy(npg.make_policy(env.observation_space, env.action_space), n=2)
-    npg.train(agent, env, steps=steps, seed=seed, record_every=record_every, out=path)
+    agent = Toy(npg.make_policy(env.observation_space, env.action_space), n=2, alpha=alpha)
+    how = {"steps": steps, "seed": seed, "record_every": record_every, "eval_every": eval_every}
+    npg.train(agent, env, **how, out=path)
     return Run(path)
 
 
-def test_each_run_is_a_line_through_its_finished_records(tmp_path, drawn):
-    runs = [walk_run(tmp_path / str(seed), seed) for seed in (0, 1)]
+def points(run: Run, table: str = "metrics", name: str = "mean_return") -> np.ndarray:
+    rows = np.array([(row["steps"], row[name]) for row in run.rows(table)])
+    return rows[~np.isnan(rows[:, 1])]
+
+
+def lines(axes, labelled: bool) -> list:
+    return [line for line in axes.lines if line.get_label().startswith("_") != labelled]
+
+
+def test_a_run_is_a_line_through_its_finished_records(tmp_path, drawn):
+    runs = [walk_run(tmp_path / str(alpha), alpha=alpha) for alpha in (0.05, 0.1)]
     learning_curves(runs, tmp_path / "curves.png")
     ((axes,),) = (figure.axes for figure in drawn)
-    assert len(axes.lines) == 2
+    assert (len(axes.lines), len(axes.collections)) == (2, 0)
     for line, run in zip(axes.lines, runs, strict=True):
-        rows = [(row["steps"], row["mean_return"]) for row in run.rows()]
-        finished = [row for row in rows if not np.isnan(row[1])]
-        assert 0 < len(finished) < len(rows)
-        np.testing.assert_array_equal(line.get_xydata(), finished)
+        assert 0 < len(points(run)) < len(run.rows())
+        np.testing.assert_array_equal(line.get_xydata(), points(run))
 
 
-def test_a_picture_says_what_is_on_its_axes_and_which_line_is_which_run(tmp_path, drawn):
-    runs = [walk_run(tmp_path / name) for name in ("one", "two")]
-    learning_curves(runs, tmp_path / "curves.png")
-    (axes,) = drawn[0].axes
-    assert axes.get_xlabel() == "environment steps"
-    assert "mean return" in axes.get_ylabel()
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == [str(run.path) for run in runs]
+def test_runs_of_one_configuration_are_thin_lines_and_their_mean_on_its_interval(tmp_path, drawn):
+    runs = [walk_run(tmp_path / str(seed), seed, steps=160 + 40 * seed, record_every=5 + seed) for seed in range(3)]
+    other = walk_run(tmp_path / "other", alpha=0.1)
+    learning_curves([runs[0], other, *runs[1:]], tmp_path / "curves.png")
+    ((axes,),) = (figure.axes for figure in drawn)
+    thin, (mean, single) = lines(axes, labelled=False), lines(axes, labelled=True)
+    for line, run in zip(thin, runs, strict=True):
+        np.testing.assert_array_equal(line.get_xydata(), points(run))
+        assert line.get_linewidth() < mean.get_linewidth()
+        assert line.get_color() == mean.get_color() != single.get_color()
+    curves = [points(run) for run in runs]
+    x, y = mean.get_xydata().T
+    assert (x[0], x[-1]) == (max(curve[0, 0] for curve in curves), 160)  # where all of them have records
+    assert {*curves[0][:, 0][curves[0][:, 0] >= x[0]]} <= {*x}
+    expected, half = mean_and_interval(np.array([np.interp(x, *curve.T) for curve in curves]))
+    np.testing.assert_allclose(y, expected, rtol=1e-12)
+    (area,) = axes.collections
+    outline = {tuple(point) for point in area.get_paths()[0].vertices}
+    assert outline == {*zip(x, expected - half, strict=True), *zip(x, expected + half, strict=True)}
+    np.testing.assert_array_equal(single.get_xydata(), points(other))
+
+
+def test_evaluations_of_a_run_are_points_and_those_of_several_their_mean_with_its_interval(tmp_path, drawn):
+    runs = [walk_run(tmp_path / str(seed), seed, eval_every=100) for seed in range(3)]
+    evaluated = [points(run, "evaluations", "mean") for run in runs]
+    for number, some in enumerate((runs[:1], runs, [*runs[:2], walk_run(tmp_path / "last", 3, eval_every=90)])):
+        learning_curves(some, tmp_path / "curves.png")
+        (axes,) = drawn[number].axes
+        dots = [line for line in axes.lines if line.get_marker() == "o"]
+        assert [text.get_text() for text in axes.get_legend().get_texts()][-1].endswith(", evaluated")
+        if len(some) == 1:
+            np.testing.assert_array_equal(dots[0].get_xydata(), evaluated[0])
+        elif some is runs:
+            ((container,), mean_half) = axes.containers, mean_and_interval(np.array(evaluated)[:, :, 1])
+            data, _, (bars,) = container
+            np.testing.assert_array_equal(data.get_xydata(), np.stack((evaluated[0][:, 0], mean_half[0]), axis=1))
+            ends = np.array([segment[:, 1] for segment in bars.get_segments()])
+            np.testing.assert_allclose(ends, np.stack((mean_half[0] - mean_half[1], sum(mean_half)), axis=1))
+        else:  # at other steps: each for itself
+            assert len(dots) == 3
+            np.testing.assert_array_equal(dots[1].get_xydata(), evaluated[1])
+
+
+def test_a_picture_says_what_is_on_its_axes_and_which_line_is_which(tmp_path, drawn):
+    one, two, other = (walk_run(tmp_path / str(k), k, alpha=alpha) for k, alpha in enumerate((0.05, 0.05, 0.1)))
+    for runs, names in (
+        ([one, other], [str(one.path), str(other.path)]),
+        ([one, two], ["toy, None, 2 runs"]),
+        ([one, two, other], [f"{one.path}, 2 runs", str(other.path)]),
+    ):
+        learning_curves(runs, tmp_path / "curves.png")
+        (axes,) = drawn[-1].axes
+        assert axes.get_xlabel() == "environment steps"
+        assert axes.get_ylabel() == "mean return of the last 100 training episodes"
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == names
 
 
 def test_a_single_point_is_visible(tmp_path, drawn):
