@@ -78,7 +78,7 @@ def online(w: np.ndarray, walk: Trajectories, trace: str) -> None:
 
 def steps(walk: Trajectories, index: slice) -> Trajectories:
     """Some rows of a walk."""
-    return Trajectories(**{name: rows(getattr(walk, name), index) for name in Trajectories.__slots__})
+    return Trajectories(**{name: rows(array, index) for name, array in walk.arrays().items()})
 
 
 def learn(walk: Trajectories, method: str) -> tuple[np.ndarray, np.ndarray]:

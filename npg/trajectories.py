@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ._checks import at_least
+from ._checks import at_least, has_shape
 from ._typing import Array, Inputs
 from .features import rows
 
@@ -23,6 +23,9 @@ class Steps:
     def __post_init__(self) -> None:
         at_least("Steps", self.n, 1)
 
+
+LEAST_LOG_B = -100.0
+"""A log b(a|s) below this is taken for a mistake: no action that has been drawn is so improbable."""
 
 ONE_STEP = Steps(1)
 """What an online method learns from, asked for so often that it is made once."""
@@ -65,6 +68,8 @@ class Trajectories:
         False on autoreset steps and padding, whose rows are zero.
     t : (T, N) integers
         Time of S_t within its episode.
+    log_b : (T, N), optional
+        log b(A_t|S_t), the logarithm of the probability or density with which the behaviour took the action.
     """
 
     obs: Array
@@ -76,10 +81,38 @@ class Trajectories:
     truncated: Array
     valid: Array
     t: Array
+    log_b: Array | None = None
 
     def __getitem__(self, columns: Any) -> "Trajectories":
         index = (slice(None), [columns] if isinstance(columns, int | np.integer) else columns)
-        return Trajectories(**{name: rows(getattr(self, name), index) for name in self.__slots__})  # type: ignore[arg-type]
+        return Trajectories(**{name: rows(value, index) for name, value in self.arrays().items()})  # type: ignore[arg-type]
+
+    def arrays(self) -> dict[str, Inputs]:
+        """What is recorded, by name; ``log_b`` where it is."""
+        return {name: getattr(self, name) for name in self.__slots__ if getattr(self, name) is not None}
+
+    def behaviour_log_prob(self) -> Array:
+        """log b(A_t|S_t), for ratios: (T, N).
+
+        Of recorded data this is all that is known of b. It does not say which actions b never takes, nor whether
+        what was recorded is the probability of what was done, Eq. (12.24).
+
+        Raises
+        ------
+        ValueError
+            If it was not recorded, or is not finite or below ``LEAST_LOG_B`` in a valid row.
+        """
+        if self.log_b is None:
+            raise ValueError("log_b must be the log b(A|S) of each row for a method that divides by b, got None")
+        has_shape("log_b", self.log_b, self.valid.shape, "the rewards")
+        bad = self.valid & ~((self.log_b >= LEAST_LOG_B) & (self.log_b < np.inf))
+        if np.count_nonzero(bad):
+            t, n = np.argwhere(bad)[0]
+            raise ValueError(
+                f"log_b must be finite and at least {LEAST_LOG_B:g} for an action that was taken, "
+                f"got {self.log_b[t, n]} in row {t} of column {n} for action {self.actions[t, n]}"
+            )
+        return self.log_b
 
     def rows(self, *arrays: Array) -> tuple[Any, ...]:
         """The valid rows of x, of the actions, and of each of ``arrays`` (T, N, …): B rows, (B, …) each."""

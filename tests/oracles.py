@@ -92,7 +92,7 @@ def _episodes(case: Case, rng: np.random.Generator, first: int) -> Iterator[Row 
 
 
 def step_of(policy: Policy, rows: Iterable[Row | None], blank: Row) -> Trajectories:
-    """One step of each column as the collector records it; reset steps are rows of zeros."""
+    """One step of each column as the collector records it, of the b of ``stream``; reset steps are rows of zeros."""
     valid = np.array([row is not None for row in rows])
     columns = [np.array(part)[None] for part in zip(*(row or blank for row in rows), strict=True)]
     x = policy.features(columns[0][0])
@@ -100,7 +100,9 @@ def step_of(policy: Policy, rows: Iterable[Row | None], blank: Row) -> Trajector
     if second:
         first = (first, first if x[1] is x[0] else second[0])
     obs, a, r, next_obs, terminated, truncated, t = columns
-    return Trajectories(obs, first, a, r, next_obs, terminated, truncated, valid[None], t)
+    m = policy.distribution.n_actions
+    log_b = -np.log(m) if isinstance(policy.distribution, Categorical) else -m * np.log(2)
+    return Trajectories(obs, first, a, r, next_obs, terminated, truncated, valid[None], t, valid[None] * log_b)
 
 
 def stream(case: Case, seed: int, steps: int = 16, columns: int = 1, resets: bool = False) -> list[Trajectories]:
@@ -174,7 +176,7 @@ def close(actual: np.ndarray, expected: np.ndarray) -> None:
     assert np.abs(actual - expected).max() <= 1e-12 * np.abs(expected).max()
 
 
-SHARED = ("theta", "w", "critic.w", "average_reward")
+SHARED = ("theta", "w", "v", "critic.w", "critic.v", "u_w", "u_v", "average_reward")
 
 
 def make(cls: type[Agent], case: Case, seed: int = 0, columns: int = 1, **settings: Any) -> Agent:
@@ -222,7 +224,7 @@ def carried(agent: Agent) -> dict[str, np.ndarray]:
 def joined(steps: Iterable[Trajectories]) -> Trajectories:
     """Steps one after another."""
     steps = list(steps)
-    fields = {name: [getattr(traj, name) for traj in steps] for name in Trajectories.__slots__}
+    fields = {name: [getattr(traj, name) for traj in steps] for name in steps[0].arrays()}
     if isinstance(steps[0].x, tuple):
         first, second = zip(*fields.pop("x"), strict=True)
         x = np.concatenate(first)
@@ -295,7 +297,7 @@ DECAYS = {"lam_theta": 0.7, "lam_w": 0.9}
 def steps_of(traj: Trajectories):
     """The valid steps of a column, one at a time."""
     for t in range(int(traj.valid[:, 0].sum())):
-        yield Trajectories(**{name: F.rows(getattr(traj, name), slice(t, t + 1)) for name in traj.__slots__})
+        yield Trajectories(**{name: F.rows(array, slice(t, t + 1)) for name, array in traj.arrays().items()})
 
 
 def derivative(f, theta):

@@ -427,7 +427,7 @@ def test_erratum_22():
     for w, stays in ((v, True), (rest, False)):
         td.w = np.append(w, 0.0)
         for t in range(2):
-            td.update(replace(traj, **{name: getattr(traj, name)[t : t + 1] for name in traj.__slots__}))
+            td.update(replace(traj, **{name: getattr(traj, name)[t : t + 1] for name in traj.arrays()}))
         assert np.allclose(td.w[:3], w) == stays
 
 

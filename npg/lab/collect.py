@@ -30,7 +30,10 @@ class Actor(Protocol):
     """What the collector needs of an agent."""
 
     def act(self, obs: Array, rng: Rng, explore: bool = True) -> tuple[Array, Inputs]:
-        """Actions for a batch of observations, and the features they were chosen on: new arrays each time."""
+        """Actions for a batch of observations, and the features they were chosen on: new arrays each time.
+
+        An agent that divides by log b has a method ``behaviour_log_prob(x, a)`` too, for the actions just drawn.
+        """
 
 
 class Collector:
@@ -223,8 +226,7 @@ class Collector:
             traj = Trajectories(*map(_stack, zip(*record, strict=True)))
         valid = traj.valid
         if self.mode and not valid.all():
-            for name in Trajectories.__slots__:
-                column = getattr(traj, name)
+            for column in traj.arrays().values():
                 for part in column if isinstance(column, tuple) else (column,):
                     part[~valid] = 0
         if cut:
@@ -247,10 +249,12 @@ class Collector:
         self._left: Any = np.full(self.n_columns, left) if self.mode else [left]
         self._columns_open = self.n_columns
         step = self._step_vector if self.mode else self._step_scalar
+        log_prob = getattr(agent, "behaviour_log_prob", None) if explore else None
         while self._columns_open if episodic else n < request.n:
             obs = self._obs
             action, x = agent.act(obs, rng, explore)
-            yield obs, x, action, *step(action)
+            log_b = log_prob and log_prob(x, action)
+            yield obs, x, action, *step(action), log_b
             n += 1
         if episodic:  # as they began: the last ones to end are the long ones
             self._obs = None
@@ -333,6 +337,8 @@ class Collector:
 def _stack(items: Any) -> Any:
     # The scalar path records plain numbers: (T,) -> (T, 1).
     first = items[0]
+    if first is None:
+        return None
     if isinstance(first, tuple):
         if first[0] is first[1]:
             return (_stack([x for x, _ in items]),) * 2
@@ -351,6 +357,7 @@ def _one_step(
     truncated: bool,
     valid: bool,
     t: int,
+    log_b: Array | None,
 ) -> Trajectories:
     # What _stack makes of one row, without copies: the online methods' case, where stacking costs most of a step.
     if isinstance(x, tuple):
@@ -359,4 +366,5 @@ def _one_step(
     else:
         x = x[None]
     flags = np.array([[terminated]]), np.array([[truncated]]), np.array([[valid]])
-    return Trajectories(obs[None], x, action[None], np.array([[reward]]), next_obs[None], *flags, np.array([[t]]))
+    last = np.array([[t]]), None if log_b is None else log_b[None]
+    return Trajectories(obs[None], x, action[None], np.array([[reward]]), next_obs[None], *flags, *last)

@@ -114,7 +114,7 @@ class Forecast:
 
 
 def fields(traj):
-    parts = {name: getattr(traj, name) for name in Trajectories.__slots__ if name != "x"}
+    parts = {name: part for name, part in traj.arrays().items() if name != "x"}
     return parts | {f"x{i}": part for i, part in enumerate(traj.x if isinstance(traj.x, tuple) else (traj.x,))}
 
 
