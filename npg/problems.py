@@ -159,3 +159,44 @@ def garnet(
     if end:
         P[:n_states, :, -1], P[-1, :, -1] = termination, 1
     return TabularMDP(P, R, gamma, rho0)
+
+
+def baird(gamma: float = 0.99) -> TabularMDP:
+    """Baird's counterexample (1995; Sutton & Barto 2018, section 11.2), on which off-policy TD diverges.
+
+    Action 0 (solid) leads to state 6, action 1 (dashed) to one of the states 0, …, 5, each as likely; there are no
+    rewards and no ends, and the first state is any. ``BAIRD_TARGET`` is always solid, ``BAIRD_BEHAVIOUR`` in one of
+    seven steps, and ``BAIRD_FEATURES``, eight of the seven states, start from ``BAIRD_WEIGHTS``.
+    """
+    P = np.zeros((7, 2, 7))
+    P[:, 0, 6], P[:, 1, :6] = 1, 1 / 6
+    return TabularMDP(P, np.zeros((7, 2)), gamma, np.full(7, 1 / 7))
+
+
+BAIRD_FEATURES = np.column_stack([np.diag([2.0] * 6 + [1.0]), [1.0] * 6 + [2.0]])
+"""x of each state of ``baird``: (7, 8)."""
+BAIRD_WEIGHTS = np.array([1.0] * 6 + [10.0, 1.0])
+"""The first weights of the figures of Sutton & Barto: (8,)."""
+BAIRD_TARGET = np.tile([1.0, 0.0], (7, 1))
+"""The target policy of ``baird``, solid: (7, 2)."""
+BAIRD_BEHAVIOUR = np.tile([1 / 7, 6 / 7], (7, 1))
+"""The behaviour of ``baird``, after which all states are equally likely: (7, 2)."""
+
+
+def imani() -> TabularMDP:
+    """A counterexample to Off-PAC, after Imani, Graves & White (2018).
+
+    In state 0 action 0 leads to state 1 and action 1 to state 2, without reward. Action 0 in state 1 is worth 2 and
+    action 1 in state 2 is worth 1, the others nothing, and the episode ends, in state 3; γ = 1. On ``IMANI_FEATURES``
+    an actor cannot tell states 1 and 2 apart; ``IMANI_BEHAVIOUR`` is in state 2 three times as often as in state 1.
+    """
+    P, R = np.zeros((4, 2, 4)), np.zeros((4, 2))
+    P[0, [0, 1], [1, 2]] = P[1:, :, 3] = 1
+    R[1, 0], R[2, 1] = 2, 1
+    return TabularMDP(P, R, 1.0, np.array([1.0, 0, 0, 0]))
+
+
+IMANI_FEATURES = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
+"""The actor's features of each state of ``imani``, alike in states 1 and 2: (4, 2)."""
+IMANI_BEHAVIOUR = np.tile([0.25, 0.75], (4, 1))
+"""The behaviour of ``imani``: (4, 2)."""

@@ -13,7 +13,21 @@ from npg.features import OneHot, Polynomial
 from npg.gradcheck import numerical_gradient
 from npg.policies import SoftmaxLinear
 from npg.returns import discounted_returns, lambda_returns
-from npg.traces import TRACES, ExpectedSarsa, OneBinaryTD, TDLambda, TrueOnlineTD, online_critic
+from npg.traces import (
+    GTD2,
+    TDRC,
+    TRACES,
+    EmphaticTD,
+    ExpectedSarsa,
+    GTDLambda,
+    OffPolicyTD,
+    OneBinaryGTD,
+    OneBinaryTD,
+    TDLambda,
+    TrueOnlineTD,
+    gradient_critic,
+    online_critic,
+)
 from npg.trajectories import Trajectories
 from npg.values import LinearValue, least_mean_squares
 
@@ -120,7 +134,7 @@ def mean_update(p, x, lam, w, alpha=1.0):
         td.w = np.array(w, dtype=float)
         length = int(episodes.valid[:, i].sum())
         steps = [
-            Trajectories(**{f: F.rows(getattr(episodes[i], f), slice(t, t + 1)) for f in Trajectories.__slots__})
+            Trajectories(**{name: F.rows(part, slice(t, t + 1)) for name, part in episodes[i].arrays().items()})
             for t in range(length)
         ]
         mean += q * frozen_sum(td, steps)[0]
@@ -435,3 +449,173 @@ def test_the_fast_path_for_one_environment_is_the_box(seed, kind, lam):
         np.testing.assert_allclose(fast.update(traj), box.update(traj), rtol=0, atol=1e-13)
         for name in ("w", "z"):
             np.testing.assert_allclose(getattr(fast, name), getattr(box, name), rtol=0, atol=1e-13)
+
+
+# Off-policy
+
+OFF_POLICY = {
+    "TD": (OffPolicyTD, {}),
+    "emphatic TD": (EmphaticTD, {"interest": lambda obs: 1 + wave(obs)}),
+    "GTD2": (GTD2, {"alpha_w": 0.3}),
+    "GTD": (GTDLambda, {"alpha_w": 0.3}),
+    "TDRC": (TDRC, {"alpha_w": 0.3, "beta": 0.7}),
+}
+
+
+def wave(obs):
+    """A number in [0, 1] for each observation."""
+    return np.cos(np.reshape(obs, (len(obs), -1)).sum(axis=1)) ** 2
+
+
+def lam_of(obs):
+    return 1 - wave(2 * obs)
+
+
+def off_policy_critic(kind, features, seed=0, columns=1):
+    """One of the critics, with discounts of states, at random weights."""
+    cls, settings = OFF_POLICY[kind]
+    made, rng = (
+        cls(LinearValue(features), columns, 0.1, gamma=wave, lam=lam_of, **settings),
+        np.random.default_rng(seed),
+    )
+    made.v = rng.normal(size=made.value.n_params)
+    if "w" in made.learned:
+        made.w = rng.normal(size=made.value.n_params)
+    return made
+
+
+def off_policy_box(kind, features, v, w, found, rhos):
+    """The box of chapter 12; δ, v and w after each step."""
+    e, F, gamma, rho = np.zeros(len(v)), 0.0, 0.0, 1.0
+    for s, ratio in zip(found, rhos, strict=True):
+        x, x_next = vector(features, s.obs), vector(features, s.next_obs)
+        lam, lam_next, gamma_next = lam_of(s.obs[None])[0], lam_of(s.next_obs[None])[0], wave(s.next_obs[None])[0]
+        if s.terminated:
+            gamma_next = 0.0
+        delta, M = s.r + gamma_next * v @ x_next - v @ x, 1.0
+        if kind == "emphatic TD":
+            i = 1 + wave(s.obs[None])[0]
+            F = i + gamma * rho * F
+            M = lam * i + (1 - lam) * F
+        rho = ratio
+        e = rho * (M * x + gamma * lam * e)
+        c = gamma_next * (1 - lam_next) * (w @ e) * x_next
+        step = {"GTD2": (w @ x) * x - c, "GTD": delta * e - c, "TDRC": delta * e - c}.get(kind, delta * e)
+        v, w = v + 0.1 * step, w + 0.3 * (delta * e - (w @ x) * x - (0.7 if kind == "TDRC" else 0.0) * w)
+        gamma = 0.0 if s.terminated or s.truncated else gamma_next
+        yield delta, v, w
+
+
+@pytest.mark.equation("12.7", "12.10", "12.11", "12.13", "12.16", defining=True)
+@pytest.mark.equation("12.1", "12.5", "8.10")
+@pytest.mark.parametrize("features", ["one-hot", "dense", "tiles"])
+@pytest.mark.parametrize("kind", OFF_POLICY)
+@given(seeds)
+@examples(20)
+def test_off_policy_critics_are_their_boxes_line_by_line(kind, features, seed):
+    case = CASES[features]
+    td, steps = off_policy_critic(kind, case.value_features, seed), stream(case, seed)
+    rhos = np.random.default_rng(seed).choice([0.0, 0.3, 1.0, 2.5], size=len(steps))
+    w = td.w.copy() if "w" in td.learned else np.zeros_like(td.v)
+    box = off_policy_box(kind, case.value_features, td.v.copy(), w, map(row_of, steps), rhos)
+    for traj, rho, (delta, v, w) in zip(steps, rhos, box, strict=True):
+        size = 1e-12 * (1 + np.abs(v).max() + np.abs(w).max())
+        assert np.abs(td.update(traj, np.array([rho])) - delta) <= size
+        assert np.abs(td.v - v).max() <= size
+        assert "w" not in td.learned or np.abs(td.w - w).max() <= size
+
+
+@pytest.mark.equation("12.7")
+@pytest.mark.parametrize("trace", [0.0, 0.9])
+@given(seeds)
+@examples(20)
+def test_on_policy_with_constant_discounts_off_policy_td_and_gtd_with_w_zero_are_td(trace, seed):
+    case = CASES["tiles"]
+    td = TDLambda(LinearValue(case.value_features), 1, 0.1, 0.8, trace)
+    off = OffPolicyTD(LinearValue(case.value_features), 1, 0.1, 0.8, trace)
+    gtd = GTDLambda(LinearValue(case.value_features), 1, 0.1, 0.0, 0.8, trace)
+    for traj in stream(case, seed):
+        td.update(traj)
+        for other in (off, gtd):
+            other.update(traj, np.ones(1))
+            assert np.allclose(other.v, td.w, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("kind", OFF_POLICY)
+@given(seeds)
+@examples(10)
+def test_columns_of_off_policy_critics_have_the_mean_of_their_updates_and_resets_change_nothing(kind, seed):
+    case, rng = CASES["tiles"], np.random.default_rng(seed)
+    td = off_policy_critic(kind, case.value_features, seed, columns=3)
+    singles = [off_policy_critic(kind, case.value_features, seed) for _ in range(3)]
+    weights = [name for name in ("v", "w") if name in td.learned]
+    for traj in stream(case, seed, columns=3, resets=True):
+        before = {name: getattr(td, name).copy() for name in weights}
+        rho, valid = rng.exponential(size=3), traj.valid[0]
+        for n, single in enumerate(singles):
+            for name in weights:
+                setattr(single, name, before[name].copy())
+            single.update(traj[n], rho[[n]])
+        td.update(traj, np.where(valid, rho, np.nan))
+        for name in weights:
+            moved = sum((getattr(single, name) - before[name] for single in singles), np.zeros(td.value.n_params))
+            assert np.allclose(getattr(td, name), before[name] + moved / max(valid.sum(), 1), rtol=0, atol=1e-12)
+        for name in {*td.learned} - {*weights}:
+            assert np.allclose(getattr(td, name), [getattr(single, name)[0] for single in singles], rtol=1e-12)
+
+
+@pytest.mark.equation("12.11")
+@given(seeds, st.sampled_from(["one-hot", "tiles"]))
+@examples(20)
+def test_the_fast_gradient_critic_for_one_environment_is_the_box(seed, kind):
+    case, rng = CASES[kind], np.random.default_rng(seed)
+    fast = gradient_critic(LinearValue(case.value_features), 1, 0.1, 0.3, wave, lam_of)
+    box = GTDLambda(LinearValue(case.value_features), 1, 0.1, 0.3, wave, lam_of)
+    assert type(fast) is OneBinaryGTD
+    assert type(gradient_critic(fast.value, 2, 0.1, 0.3, 0.9, 0.5)) is GTDLambda
+    for traj in stream(case, seed, steps=30, resets=True):
+        rho = rng.exponential(size=1)
+        assert np.allclose(fast.update(traj, rho), box.update(traj, rho), rtol=1e-12, atol=1e-12)
+        for name in fast.learned:
+            assert np.allclose(getattr(fast, name), getattr(box, name), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", OFF_POLICY)
+def test_off_policy_critics_can_be_saved_and_restored_mid_episode(kind):
+    case, rho = CASES["dense"], np.array([1.7])
+    td, other = (off_policy_critic(kind, case.value_features, seed) for seed in (0, 1))
+    steps = stream(case, 0)
+    for traj in steps[:6]:
+        td.update(traj, rho)
+    assert td.e.any()
+    other.load_state(td.state())
+    for traj in steps[6:]:
+        assert np.array_equal(td.update(traj, rho), other.update(traj, rho))
+    assert all(np.array_equal(value, other.state()[name]) for name, value in td.state().items())
+
+
+@pytest.mark.parametrize(
+    ("cls", "changed", "message"),
+    [
+        (OffPolicyTD, {"columns": 0}, "^columns must be an integer of at least 1, got 0"),
+        (OffPolicyTD, {"gamma": 1.1}, r"^gamma must lie in \[0, 1\], got 1.1"),
+        (OffPolicyTD, {"lam": -0.1}, r"^lam must lie in \[0, 1\], got -0.1"),
+        (OffPolicyTD, {"alpha_v": -1.0}, "^alpha_v must be a number of at least 0, got -1.0"),
+        (OffPolicyTD, {"value": LinearValue(OneHot(3), 2)}, "^value must be linear and of states, got "),
+        (GTD2, {"alpha_w": -1.0}, "^alpha_w must be a number of at least 0, got -1.0"),
+        (TDRC, {"alpha_w": 0.1, "beta": np.nan}, "^beta must be a number of at least 0, got nan"),
+        (EmphaticTD, {"interest": -1.0}, "^interest must be a number of at least 0, got -1.0"),
+    ],
+)
+def test_bad_settings_of_off_policy_critics_are_named(cls, changed, message):
+    settings = {"value": LinearValue(OneHot(3)), "columns": 1, "alpha_v": 0.1, "gamma": 0.9, "lam": 0.5} | changed
+    with pytest.raises(ValueError, match=message):
+        cls(**settings)
+
+
+def test_steps_and_ratios_that_do_not_fit_an_off_policy_critic_are_named():
+    rng, critic = np.random.default_rng(0), OffPolicyTD(LinearValue(F.OneHot(4)), 2, 0.1, 0.9, 0.5)
+    with pytest.raises(ValueError, match="one step of columns = 2 environments"):
+        critic.update(one_step_of(rng, 4, 3, 3), np.ones(3))
+    with pytest.raises(ValueError, match=r"rho must have shape \(2,\), got \(3,\)"):
+        critic.update(one_step_of(rng, 4, 3, 2), np.ones(3))
