@@ -126,11 +126,28 @@ class LQR:
 
     def gradient(self, K: Array, sigma: Array, *, log_sigma: bool = True) -> Array:
         """[∇_K J.ravel(), ∇ J with respect to log σ], or to σ, Eqs. (4.22), (4.23), (4.25): (m d + m,)."""
-        V, _ = self.value_matrix(K, sigma)
-        curvature = self.R + self.gamma * self.B.T @ V @ self.B
-        by_K = -2 * (curvature @ K + self.gamma * self.B.T @ V @ self.A) @ self.second_moment(K, sigma)  # (4.22)
+        E, curvature = self.action_value_matrices(K)
+        by_K = -2 * E @ self.second_moment(K, sigma)  # (4.22)
         by_sigma = -2 * np.asarray(sigma) * np.diag(curvature) / (1 - self.gamma)  # (4.23)
         return np.append(by_K, by_sigma * sigma if log_sigma else by_sigma)
+
+    def action_value_matrices(self, K: Array) -> tuple[Array, Array]:
+        """E (m, d) and Γ (m, m) of q(s, K s + δ) = v(s) − 2δᵀE s − δᵀΓδ, of the policy a = K s, Eq. (13.4).
+
+        So ∇_a q = −2E s at a = K s, and −2E is the natural gradient, Eq. (13.12). Exploration changes neither.
+        """
+        V, _ = self.value_matrix(K, np.ones(len(self.R)))
+        curvature = self.R + self.gamma * self.B.T @ V @ self.B
+        return self.R @ K + self.gamma * self.B.T @ V @ (self.A + self.B @ K), curvature  # (13.4)
+
+    def deterministic_gradient(self, K: Array) -> Array:
+        """∇_K J of the policy a = K s, Eqs. (13.3), (13.4): (m, d).
+
+        It is what ``gradient`` has for K in the limit σ → 0, Eq. (13.7), and off from that by cσ², Eq. (13.8).
+        """
+        K, _, M, _ = self._closed_loop(K, np.ones(len(self.R)))
+        X = self._discounted(M, self.S0 + self.gamma / (1 - self.gamma) * self.W)
+        return -2 * self.action_value_matrices(K)[0] @ X
 
     def fisher(self, K: Array, sigma: Array, *, log_sigma: bool = True) -> Array:
         """F under the unnormalised discounted visitation, in the parameters of ``gradient``, Eq. (4.24): (n, n).

@@ -11,7 +11,9 @@ import numpy as np
 from .._checks import at_least, is_integer, is_number
 from .._state import Stateful
 from .._typing import Array, Inputs, Rng
-from ..features import Features, Pair, describe
+from ..distributions import DiagonalGaussian
+from ..features import Constant, Features, Pair, describe
+from ..models import Linear
 from ..optimizers import OPTIMIZERS, Ascent
 from ..policies import Policy
 from ..returns import gae
@@ -240,3 +242,67 @@ class OnlineAgent(Agent):
             for name, start in (("I", 1), ("z", 0)):
                 if name in self.learned:
                     getattr(self, name)[ends] = start  # (8.10)
+
+
+@dataclass
+class DeterministicAgent(OnlineAgent):
+    """Base of the methods with a deterministic policy μ(s) = W x(s) and the compatible critic of it, Eq. (13.9).
+
+    ``policy`` is what explores, the Gaussian of mean μ and one σ that is not learned: θ = [vec(W), log σ]. Its mode is
+    μ. The critic is q̂(s, a) = w·φ(s, a) + v·φ(s), with φ(s, a) = J_sᵀ(a − μ(s)), which is never formed: J_s w is
+    what the policy's own linear map makes of w.
+    """
+
+    gamma: float = gamma()
+    alpha_w: float = number(0.05, 0, doc="Step size α_w of w, likewise; and to be divided by σ², too.")
+    alpha_v: float = number(0.05, 0, doc="Step size α_v of v, as α of θ.")
+    sigma: float = number(1.0, 1e-12, doc="σ, the deviation of actions from μ(s), in each component.")
+
+    learned: ClassVar[tuple[str, ...]] = ("theta", "w", "v")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.policy.distribution, DiagonalGaussian):
+            raise TypeError(f"{self.name()} needs continuous actions, got {self.policy.distribution}")
+        features = self.policy.features
+        if not (isinstance(features, Pair) and isinstance(features.scale, Constant)):
+            raise TypeError(f"{self.name()} needs constant scale_features, because σ is a setting, got {features}")
+
+    def init(self, rng: Rng, columns: int = 1) -> None:
+        """W as the policy begins it, log σ as the setting has it, w = v = 0."""
+        super().init(rng, columns)
+        self.mu: Linear = self.policy.model.first  # type: ignore[union-attr]
+        self.theta[self.mu.n_params :] = np.log(self.sigma)
+        self.value, self.columns = Linear(self.value_features.n_features, 1), columns
+        self.w, self.v = np.zeros(self.mu.n_params), np.zeros(self.value.n_params)
+
+    def step(self, traj: Trajectories) -> tuple[Array, Array, Array, Array, Array, Array]:
+        """Of the valid rows of one step of each environment: x(S), A, φ(S), R, φ(S'), and where S' is not terminal."""
+        if traj.valid.shape != (1, self.columns):
+            raise ValueError(f"traj must be one step of columns = {self.columns} environments, got {traj.valid.shape}")
+        (x, _), a, r, nonterminal = traj.rows(traj.rewards, ~traj.terminated)
+        phi, phi_next = (self.value_features(obs[traj.valid]) for obs in (traj.obs, traj.next_obs))
+        return x, a, phi, r, phi_next, nonterminal
+
+    def off_mean(self, x: Array, a: Array) -> Array:
+        """A − μ(S) of each row, by which φ(S, A) = J_Sᵀ(A − μ(S)): (B, m)."""
+        return a - self.mu.forward(self.theta[: self.mu.n_params], x)  # (13.9)
+
+    def dot(self, f: tuple[Array, Array, Array], w: Array, v: Array) -> Array:
+        """w·φ(S, A) + v·φ(S) of each row, with f = (x(S), A − μ(S), φ(S)): (B,)."""
+        x, noise, phi = f
+        return (noise * self.mu.jvp(w, x, w)).sum(axis=1) + self.value.forward(v, phi)[:, 0]
+
+    def mean(self, f: tuple[Array, Array, Array], u: Array) -> tuple[Array, Array]:
+        """The means of u φ(S, A) and of u φ(S) over rows with the weights u (B,)."""
+        x, noise, phi = f
+        u = u[:, None] / len(u)
+        return self.mu.vjp(self.w, x, u * noise), self.value.vjp(self.v, phi, u)
+
+    def direction(self, x: Array) -> Array:
+        """The mean of J_SᵀJ_S w over the rows."""
+        return self.mu.vjp(self.w, x, self.mu.jvp(self.w, x, self.w) / len(x))
+
+    def ascend(self, step: Array) -> None:
+        """W ← W + a step, and log σ stays."""
+        self.theta = self.theta + np.append(step, np.zeros(len(self.theta) - len(step)))
