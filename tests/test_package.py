@@ -142,8 +142,8 @@ ORDER = [
     "policies",
     "solvers",
 ]
-ORDER += ["optimizers", "trajectories", "returns", "values", "traces", "surrogates", "exact", "estimators", "baselines"]
-ORDER += ["problems", "lqr", "gradcheck", "algorithms", "envs", "lab"]
+ORDER += ["optimizers", "replay", "trajectories", "returns", "values", "traces", "surrogates", "exact", "off_policy"]
+ORDER += ["estimators", "baselines", "problems", "lqr", "gradcheck", "algorithms", "envs", "lab"]
 """The modules and rooms of the package: each imports only what stands before it."""
 ROOMS = {
     "algorithms": ["base"],

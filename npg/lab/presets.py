@@ -108,6 +108,18 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "alpha_w": 0.04,
         }
     ),
+    ("copdac_q", "Pendulum-v1"): Preset(
+        settings={
+            "features": _PENDULUM_TILES,
+            "value_features": _PENDULUM_TILES,
+            "gamma": 0.98,
+            "sigma": 2.0,
+            "natural": True,
+            "alpha": 0.001 / 16,
+            "alpha_w": 0.03 / 16 / 2**2,
+            "alpha_v": 0.4 / 16,
+        }
+    ),
     ("reinforce", "npg/ShortCorridor-v0"): Preset(
         # The step sizes of Sutton & Barto (2018), figure 13.2. The most probable action never ends an episode:
         # evaluate with sampled ones. θ = 0 is already near the best policy; the figure begins far from it.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from gymnasium.wrappers import TimeLimit
+from gymnasium.wrappers import TimeLimit, TransformAction
 from oracles import (
     CASES,
     SHARED,
@@ -30,19 +30,21 @@ from toy import contents, raises_at, signals_at
 import npg
 from npg import features as F
 from npg.algorithms import ALGORITHMS, Agent
+from npg.envs.spaces import Env
 from npg.envs.tabular import TabularEnv
 from npg.lab.collect import Collector
 from npg.lab.runs import Run
 from npg.lab.training import updates
-from npg.models import Linear
-from npg.policies import SoftmaxLinear
-from npg.problems import random_walk
+from npg.policies import GaussianLinear, Policy, SoftmaxLinear
+from npg.problems import random_walk, two_state
 from npg.trajectories import ONE_STEP, Episodes, Trajectories
 
 CONTINUING = {"average_reward_actor_critic"}
 """Methods for which a termination is an error."""
-TIME_LIMITS_END = {"episodic_natural_actor_critic"}
+TIME_LIMITS_END = {"episodic_natural_actor_critic", "off_policy_reinforce"}
 """Methods whose returns end at a time limit."""
+REPLAY = {"replay_actor_critic"}
+"""Methods that draw rows from a buffer: the order of rows matters, and so does each row that it keeps."""
 SMOOTH = {"optimizer": "ascent", "damping": 1e-2, "ridge": 0.5}
 """Settings under which rounding stays rounding, of the methods that have them."""
 
@@ -57,8 +59,34 @@ def of(cls: type[Agent], settings: dict) -> dict:
     return {name: value for name, value in settings.items() if name in {f.name for f in fields(cls)}}
 
 
+def takes(cls: type[Agent], kind: str) -> bool:
+    """Whether the method takes such a policy."""
+    try:
+        make(cls, CASES[kind])
+    except TypeError:
+        return False
+    return True
+
+
+def kinds(cls: type[Agent]) -> list[str]:
+    """A discrete and a continuous policy, as far as the method takes them."""
+    continuous = (kind for kind in ("gaussian on shared tiles", "gaussian") if takes(cls, kind))
+    return ["one-hot"] * takes(cls, "one-hot") + [*islice(continuous, 1)]
+
+
+def case_of(cls: type[Agent]) -> Case:
+    """The first of them."""
+    return CASES[kinds(cls)[0]]
+
+
+def policy_on(cls: type[Agent], states: F.OneHot) -> Policy:
+    """A policy of two actions, or of one that is a number."""
+    return SoftmaxLinear(states, 2) if takes(cls, "one-hot") else GaussianLinear(states, F.Constant(), 1)
+
+
 METHODS = pytest.mark.parametrize("cls", ALGORITHMS.values(), ids=ALGORITHMS)
-ONLINE = {name: cls for name, cls in ALGORITHMS.items() if make(cls, CASES["one-hot"]).collect == ONE_STEP}
+ONLINE = {name: cls for name, cls in ALGORITHMS.items() if make(cls, case_of(cls)).collect == ONE_STEP}
+AVERAGED = {name: cls for name, cls in ONLINE.items() if name not in REPLAY}
 BATCHES = {name: cls for name, cls in ALGORITHMS.items() if name not in ONLINE}
 EVERY_CHOICE = pytest.mark.parametrize(
     ("cls", "setting"),
@@ -68,15 +96,6 @@ EVERY_CHOICE = pytest.mark.parametrize(
         for setting in [{}, *({k: v} for k, values in options(cls).items() for v in values[1:])]
     ],
 )
-
-
-def kinds(cls: type[Agent]) -> list[str]:
-    """A discrete and a continuous policy, as far as the method takes them."""
-    try:
-        make(cls, CASES["gaussian on shared tiles"])
-    except TypeError:
-        return ["one-hot"]
-    return ["one-hot", "gaussian on shared tiles"]
 
 
 def experience(cls: type[Agent], agent: Agent, case: Case, columns: int = 3) -> list[Trajectories]:
@@ -93,9 +112,12 @@ def experience(cls: type[Agent], agent: Agent, case: Case, columns: int = 3) -> 
     return parts
 
 
-def equal(agent: Agent, other: Agent) -> bool:
-    """Whether both have learned the same, to the last bit."""
-    mine, theirs = agent.state(), other.state()
+def equal(agent: Agent, other: Agent, buffer: bool = True) -> bool:
+    """Whether both have learned the same, to the last bit, and have the same rows in their buffer."""
+    mine, theirs = (
+        {name: value for name, value in a.state().items() if buffer or not name.startswith("replay.")}
+        for a in (agent, other)
+    )
     return mine.keys() == theirs.keys() and all(np.array_equal(mine[name], theirs[name]) for name in mine)
 
 
@@ -116,11 +138,18 @@ def learn(agent: Agent, parts: list[Trajectories]) -> None:
 # What is learned: a function of seed and experience, saved and restored at any time
 
 
+def playable(cls: type[Agent], env: Env) -> Env:
+    """``env``, whose two actions are the signs of a number for a method of continuous actions."""
+    if takes(cls, "one-hot"):
+        return env
+    return TransformAction(env, lambda a: int(a[0] > 0), spaces.Box(-1.0, 1.0, (1,)))
+
+
 def environment(cls: type[Agent], fault=None):
     """Two columns of a tabular problem in which episodes end in every way that the method takes."""
     if cls.name() in CONTINUING:
         return npg.make_vec("npg/TwoState-v0", 2, max_episode_steps=12)
-    walks = [lambda: TimeLimit(TabularEnv(random_walk(5)), 12)] * 2
+    walks = [lambda: playable(cls, TimeLimit(TabularEnv(random_walk(5)), 12))] * 2
     return SyncVectorEnv(walks, autoreset_mode=AutoresetMode.NEXT_STEP)
 
 
@@ -191,7 +220,7 @@ def test_a_run_that_is_stopped_within_an_episode_and_resumed_is_the_uninterrupte
         under_way += np.count_nonzero(Run(tmp_path / f"stopped-{k}").load().get("collector.t", 0))
         run(f"stopped-{k}", resume=True)
         assert contents(tmp_path / f"stopped-{k}") == contents(tmp_path / "whole"), f"stopped at step {k}"
-    assert (under_way == 0) == isinstance(make(cls, CASES["one-hot"]).collect, Episodes)
+    assert (under_way == 0) == isinstance(make(cls, case_of(cls)).collect, Episodes)
 
 
 @METHODS
@@ -215,9 +244,11 @@ def test_an_update_leaves_what_it_learns_from_as_it_is_and_names_the_same_diagno
 def test_every_method_has_defaults_for_every_kind_of_space_and_is_rebuilt_from_its_configuration(cls, env_id):
     env = npg.make_vec(env_id, 2)
     settings = {"scale": 2.0} if env_id == "CartPole-v1" else {}
-    if env_id == "MountainCarContinuous-v0" and len(kinds(cls)) == 1:
-        with pytest.raises(TypeError, match=f"{cls.name()} needs discrete actions"):
-            npg.make_agent(cls.name(), env)
+    continuous = env_id == "MountainCarContinuous-v0"
+    if not any(("gaussian" in kind) == continuous for kind in kinds(cls)):
+        needed = "discrete" if continuous else "continuous"
+        with pytest.raises(TypeError, match=f"{cls.name()} needs {needed} actions"):
+            npg.make_agent(cls.name(), env, **settings)
         return
     agent = npg.make_agent(cls.name(), env, **settings)
     assert npg.make_agent(env=env, **agent.config) == agent
@@ -232,16 +263,14 @@ def test_every_method_has_defaults_for_every_kind_of_space_and_is_rebuilt_from_i
 
 @pytest.mark.equation("8.9", defining=True)
 @pytest.mark.parametrize("resets", [False, True])
-@pytest.mark.parametrize("cls", ONLINE.values(), ids=ONLINE)
+@pytest.mark.parametrize("cls", AVERAGED.values(), ids=AVERAGED)
 def test_columns_of_an_online_method_are_averaged_and_reset_steps_change_nothing(cls, resets):
     """N columns make the mean of what agents of one column would do from the same θ and w, each with its own state.
 
     Those agents see no reset steps, which therefore change nothing and are left out of the mean.
     """
     for trace in options(cls).get("trace", ("none",)):
-        for kind in kinds(cls) if trace == "replacing" else CASES:
-            if "gaussian" in kind and len(kinds(cls)) == 1:
-                continue
+        for kind in kinds(cls) if trace == "replacing" else [kind for kind in CASES if takes(cls, kind)]:
             how = of(cls, {"trace": trace, "outer_discount": True, "gamma": 0.8, "alpha": 0.003})
             agent = make(cls, CASES[kind], 0, columns=3, **how)
             singles = [make(cls, CASES[kind], **how) for _ in range(3)]
@@ -272,7 +301,8 @@ def test_columns_of_an_online_method_are_averaged_and_reset_steps_change_nothing
 @METHODS
 def test_the_loop_hands_over_no_reset_steps_alone_and_counts_none(cls):
     """One column, whose resets are steps of their own: an update of nothing is one whose diagnostics are 0."""
-    env = npg.make_vec("npg/TwoState-v0", 1, max_episode_steps=3)
+    sets = [lambda: playable(cls, TimeLimit(TabularEnv(two_state()), 3))]
+    env = SyncVectorEnv(sets, autoreset_mode=AutoresetMode.NEXT_STEP)
     agent = npg.make_agent(cls.name(), env, **small(cls))
     agent.init(np.random.default_rng(0))
     update, seen = agent.update, []
@@ -292,9 +322,11 @@ def test_the_loop_hands_over_no_reset_steps_alone_and_counts_none(cls):
 def test_reset_steps_do_no_harm_where_zero_is_no_state(cls):
     states = spaces.Discrete(6, start=3)
     features = F.OneHot(states)
-    agent = make(cls, Case(SoftmaxLinear(features, 2), features, states), columns=2)
+    agent = make(cls, Case(policy_on(cls, features), features, states), columns=2)
     mdp = random_walk(5)
-    walks = [lambda n=n: Shifted(TimeLimit(TabularEnv(mdp), n)) for n in (1, 2)]  # too short to terminate
+    walks = [
+        lambda n=n: playable(cls, Shifted(TimeLimit(TabularEnv(mdp), n))) for n in (1, 2)
+    ]  # too short to terminate
     resets = 0
     for traj in collected(agent, SyncVectorEnv(walks, autoreset_mode=AutoresetMode.NEXT_STEP), 20):
         resets += (~traj.valid).sum()
@@ -326,19 +358,23 @@ def test_columns_their_order_and_reset_steps_do_not_matter_to_a_batch(cls):
 def test_a_time_limit_bootstraps_and_a_termination_does_not(cls):
     """θ and w depend on the state that follows, through its value, unless the episode has terminated there."""
     states = F.OneHot(4)
-    case = Case(npg.Policy(states, Linear(4, 2), npg.distributions.Categorical(2)), states, spaces.Discrete(4))
+    case = Case(policy_on(cls, states), states, spaces.Discrete(4))
+    first, second = (0, 1) if takes(cls, "one-hot") else ([0.0], [1.0])
 
     def learned(successor, terminated, truncated):
         agent = make(cls, case, **of(cls, {"optimizer": "ascent", "lam": 0.5, "lam_theta": 0.5, "lam_w": 0.5}))
-        rows = [[Row(0, 0, 1.0, 1, False, False, 0)] * 2, [Row(1, 1, -1.0, successor, terminated, truncated, 1)] * 2]
-        rows += [[Row(0, a, float(a), 1, False, False, 0) for a in (1, 0)], [Row(1, 0, 1.0, 2, False, True, 1)] * 2]
+        rows = [
+            [Row(0, first, 1.0, 1, False, False, 0)] * 2,
+            [Row(1, second, -1.0, successor, terminated, truncated, 1)] * 2,
+        ]
+        rows += [[Row(0, a, r, 1, False, False, 0) for a, r in ((second, 1.0), (first, 0.0))]]
+        rows += [[Row(1, first, 1.0, 2, False, True, 1)] * 2]
         steps = [step_of(case.policy, pair, pair[0]) for pair in rows]
         if agent.collect == ONE_STEP:
             agent.init(np.random.default_rng(0), 2)
             state = agent.state()
-            agent.load_state(
-                state | {k: np.arange(v.size, dtype=float) for k, v in state.items() if k.endswith("critic.w")}
-            )
+            critics = state.keys() & {"critic.w", "critic.v", "v"}
+            agent.load_state(state | {k: np.arange(state[k].size, dtype=float) for k in critics})
             learn(agent, steps)
         else:
             learn(agent, [joined(steps)] * 2)  # the second with a critic that has learned
@@ -349,10 +385,10 @@ def test_a_time_limit_bootstraps_and_a_termination_does_not(cls):
             learned(2, True, False)
     else:
         ended = learned(2, True, False)
-        assert equal(ended, learned(3, True, False))
-        assert equal(ended, learned(3, True, True))
+        assert equal(ended, learned(3, True, False), buffer=False)
+        assert equal(ended, learned(3, True, True), buffer=False)
     limited = learned(2, False, True)
-    assert equal(limited, learned(3, False, True)) == (cls.name() in TIME_LIMITS_END)
+    assert equal(limited, learned(3, False, True), buffer=False) == (cls.name() in TIME_LIMITS_END)
     if cls.name() in TIME_LIMITS_END:
         assert equal(limited, ended)
 
@@ -362,7 +398,7 @@ def test_a_time_limit_bootstraps_and_a_termination_does_not(cls):
 
 @METHODS
 def test_a_setting_is_refused_beyond_what_its_error_says_and_nowhere_before(cls):
-    case, checked = CASES["one-hot"], 0
+    case, checked = case_of(cls), 0
     for f in fields(cls):
         if "allowed" not in f.metadata:
             continue
@@ -400,14 +436,14 @@ def no_bonus(cls: type[Agent]) -> dict[str, float]:
 
 @METHODS
 def test_columns_and_what_is_no_policy_are_refused(cls):
-    agent = make(cls, CASES["one-hot"])
+    agent = make(cls, case_of(cls))
     for columns in (0, -1, 1.5, "2", None):
         with pytest.raises(ValueError, match="columns must be an integer of at least 1, got "):
             agent.init(np.random.default_rng(0), columns)
     with pytest.raises(TypeError, match=r"policy must be an npg\.Policy, got None"):
         cls(None, *[F.OneHot(5) for f in fields(cls) if "features" in f.metadata])
     if agent.collect == ONE_STEP:
-        for wrong in (joined(stream(CASES["one-hot"], 0, 4)), stream(CASES["one-hot"], 0, 1, columns=2)[0]):
+        for wrong in (joined(stream(case_of(cls), 0, 4)), stream(case_of(cls), 0, 1, columns=2)[0]):
             wrong.terminated[:] = False
             before = agent.state()
             with pytest.raises(ValueError, match="one step of"):
@@ -421,9 +457,7 @@ def test_with_nothing_to_learn_from_theta_stays(cls):
     for kind in kinds(cls):
         agent = make(cls, CASES[kind], columns=3, **no_bonus(cls))
         state = agent.state()
-        agent.load_state(
-            {k: np.zeros_like(v) if k in ("w", "critic.w", "average_reward") else v for k, v in state.items()}
-        )
+        agent.load_state({k: np.zeros_like(v) if k in SHARED and k != "theta" else v for k, v in state.items()})
         for part in experience(cls, agent, CASES[kind]):
             part.rewards[:] = 0
             agent.update(part, np.random.default_rng(0))

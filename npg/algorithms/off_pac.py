@@ -1,0 +1,166 @@
+"""Off-PAC: off-policy actor–critic with GTD(λ) (Degris, White & Sutton 2012; derivations, chapter 12)."""
+
+from dataclasses import field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .._typing import Array, Inputs, Rng
+from ..distributions import Categorical
+from ..features import Features
+from ..policies import Policy
+from ..traces import GTDLambda, add_traces
+from ..trajectories import ONE_STEP, Steps, Trajectories
+from ..values import LinearValue
+from .base import Agent, choice, features, gamma, method, number
+
+
+@method
+class OffPAC(Agent):
+    """Online actor–critic for π_θ from the actions of another policy b, with emphatic weights, Eqs. (12.6), (12.11).
+
+    With η = 1 and the exact values the mean direction is the gradient of the excursion objective, Eq. (12.3); with
+    η = 0 it is that of Degris et al., Eq. (12.4). A time limit cuts the traces and is bootstrapped through. Data that
+    another behaviour recorded are learned from by ``update``, if they have its ``log_b``.
+    """
+
+    value_features: Features = features("polynomial", doc="x of the critic v̂(s) = v₀ + vᵀx(s).")
+    gamma: float = gamma()
+    lam: float = number(0.4, 0, 1, doc="λ, the decay of both traces.")
+    eta: float = number(0.0, 0, 1, doc="η of M = (1 − η)i + ηF: 0 is Off-PAC, 1 the excursion gradient, Eq. (12.6).")
+    interest: str = choice("everywhere", "starts", doc="i: 1 in every row, or in the first row of an episode alone.")
+    epsilon: float = number(1.0, 0, 1, doc="ε of the behaviour b = (1 − ε)π + εb₀; then ρ ≤ 1 / (1 − ε).")
+    behaviour: tuple[Policy, Array] | None = field(
+        default=None,
+        kw_only=True,
+        metadata={
+            "expected": "a pair of an npg.Policy and its θ, or None",
+            "doc": "b₀. None is the policy as it begins: uniform over discrete actions, or N(0, 1).",
+        },
+    )
+    v0: float = number(
+        0.0, -1e6, 1e6, doc="v₀, what every state is worth at first; optimism explores, and hides what is learned."
+    )
+    alpha_u: float = number(0.01, 0, doc="Step size α_u of θ; to be divided by the number of tilings, Eq. (7.22).")
+    alpha_v: float = number(0.05, 0, doc="Step size α_v of v, likewise.")
+    alpha_w: float = number(0.0001, 0, doc="Step size α_w of the critic's second weights w, likewise.")
+
+    learned: ClassVar[tuple[str, ...]] = ("theta", "critic", "e_u", "F", "rho")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.behaviour is None:
+            self.b, self.theta_b = self.policy, self.policy.init(np.random.default_rng(0))
+            return
+        try:
+            self.b, self.theta_b = self.behaviour
+            fits = self.b.distribution == self.policy.distribution and np.shape(self.theta_b) == (self.b.n_params,)
+        except (AttributeError, TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise ValueError(
+                f"behaviour must be a pair of a policy with {self.policy.distribution} and its θ, got {self.behaviour}"
+            )
+
+    @property
+    def collect(self) -> Steps:
+        """One step."""
+        return ONE_STEP
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """JSON-able: the method and all settings; without a given behaviour."""
+        if self.behaviour is not None:
+            raise TypeError("a run directory cannot keep a behaviour that is given as a policy: train without out")
+        return super().config
+
+    def init(self, rng: Rng, columns: int = 1) -> None:
+        """θ as the policy begins it, v = w = 0, no traces."""
+        super().init(rng, columns)
+        value = LinearValue(self.value_features)
+        self.critic = GTDLambda(value, columns, self.alpha_v, self.alpha_w, self.gamma, self.lam)
+        self.e_u = np.zeros((columns, self.policy.n_params))
+        self.F, self.rho = np.zeros(columns), np.ones(columns)
+
+    def act(self, obs: Array, rng: Rng, explore: bool = True) -> tuple[Array, Inputs]:
+        """Actions for a batch of observations, of the behaviour or (``explore=False``) the most probable of π, and x.
+
+        Raises
+        ------
+        ValueError
+            If the behaviour never takes an action that π takes.
+        """
+        if not explore:
+            return super().act(obs, rng, explore)
+        x = self.policy.features(obs)
+        self.x_b = x if self.b.features == self.policy.features else self.b.features(obs)
+        if self.behaviour is not None and self.epsilon == 1:
+            self.check_support(obs, x)
+        a = self.b.sample(self.theta_b, self.x_b, rng)
+        if self.epsilon < 1:
+            of_pi = rng.random(len(a)) >= self.epsilon
+            a[of_pi] = self.policy.sample(self.theta, x, rng)[of_pi]
+        return a, x
+
+    def check_support(self, obs: Array, x: Inputs) -> None:
+        """Refuse b(a|s) = 0 where π(a|s) > 0, Eq. (12.24); a density is positive everywhere."""
+        if not isinstance(self.b.distribution, Categorical):
+            return
+        b = self.b.distribution.probabilities(self.b.eta(self.theta_b, self.x_b))
+        if b.all():
+            return
+        pi = self.b.distribution.probabilities(self.policy.eta(self.theta, x))
+        for n, a in np.argwhere((b == 0) & (pi > 0)):
+            raise ValueError(
+                f"behaviour must take every action that the policy takes, got b(a|s) = 0 and π(a|s) = {pi[n, a]:.3g} "
+                f"for action {a} in state {obs[n]}"
+            )
+
+    def behaviour_log_prob(self, x: Inputs, a: Array) -> Array:
+        """log b(a|s) of the actions that ``act`` has just returned: (N,)."""
+        log_b = self.b.log_prob(self.theta_b, self.x_b, a)
+        if self.epsilon == 1:
+            return log_b
+        with np.errstate(divide="ignore"):
+            parts = np.log(self.epsilon) + log_b, np.log1p(-self.epsilon) + self.policy.log_prob(self.theta, x, a)
+        return np.logaddexp(*parts)
+
+    def error(self, traj: Trajectories) -> Array:
+        """δ with v̂ = v₀ + vᵀx: (N,)."""
+        delta = self.critic.error(traj)
+        if self.v0:
+            delta += self.v0 * (self.gamma * ~traj.terminated[0] - 1) * traj.valid[0]
+        return delta
+
+    def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
+        """Take A ~ b(·|S), observe S', R; then, with γ_t = 0 where an episode begins and γ in its other rows,
+
+        δ ← R + γ v̂(S') − v̂(S)                                 (v̂ = 0 where S' is terminal)
+        F ← i + γ_t ρF;   M ← (1 − η)i + ηF                     (ρ of the row before)
+        ρ ← π(A|S, θ) / b(A|S)
+        e_v ← ρ[x(S) + γ_t λ e_v]
+        e_u ← ρ[M ∇ ln π(A|S, θ) + γ_t λ e_u]
+        v ← v + α_v [δ e_v − γ(1 − λ)(wᵀe_v) x(S')];   w ← w + α_w [δ e_v − (wᵀx(S)) x(S)]
+        θ ← θ + α_u δ e_u
+        """
+        (x, a, valid, n), log_b = traj.step(), traj.behaviour_log_prob()[0]
+        delta, gamma_t = self.error(traj), self.critic.gamma_t  # (12.1)
+        i = np.ones(len(a)) if self.interest == "everywhere" else (traj.t[0] == 0).astype(float)
+        self.F = i + gamma_t * self.rho * self.F  # (12.5)
+        M = (1 - self.eta) * i + self.eta * self.F
+        self.rho = np.where(valid, np.exp(self.policy.log_prob(self.theta, x, a) - log_b), 0.0)
+        self.critic.trace(self.rho)  # (12.7)
+        self.e_u *= (self.rho * gamma_t * self.lam)[:, None]
+        self.policy.accumulate_score(self.e_u, self.theta, x, a, self.rho * M)
+        self.critic.learn(delta)  # (12.10), (12.11)
+        self.theta = add_traces(self.theta, self.e_u, self.alpha_u / n * delta)  # (12.6), (8.9)
+        self.restart(traj)
+        return {"squared_td_error": delta.dot(delta) / n, "ratio": self.rho.sum() / n}
+
+    def restart(self, traj: Trajectories) -> None:
+        """No traces where an episode has ended, by termination or by a time limit, and in reset steps."""
+        ends = traj.terminated[0] | traj.truncated[0] | ~traj.valid[0]
+        if np.count_nonzero(ends):
+            for trace in (self.e_u, self.critic.e, self.F):
+                trace[ends] = 0  # (8.10)
+            self.rho[ends] = 1
