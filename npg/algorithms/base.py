@@ -122,6 +122,8 @@ class Agent(Stateful, ABC):
     learned: ClassVar[tuple[str, ...]] = ("theta",)
     num_envs: ClassVar[int] = 0
     """Parallel environments that suit the method; 0 is one that is not in a vector."""
+    off_policy: ClassVar[bool] = False
+    """Whether another policy acts, so that returns during training are not those of what is learned."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.policy, Policy):
@@ -160,6 +162,10 @@ class Agent(Stateful, ABC):
         if explore:
             return self.policy.sample(self.theta, x, rng), x
         return self.policy.mode(self.theta, x), x
+
+    def play(self, obs: Array, rng: Rng, explore: bool = True) -> tuple[Array, Inputs]:
+        """As ``act``, of the policy that is learned, where another one acts: what ``npg.evaluate`` plays."""
+        return self.act(obs, rng, explore)
 
     @abstractmethod
     def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
@@ -267,6 +273,10 @@ class DeterministicAgent(OnlineAgent):
         features = self.policy.features
         if not (isinstance(features, Pair) and isinstance(features.scale, Constant)):
             raise TypeError(f"{self.name()} needs constant scale_features, because σ is a setting, got {features}")
+
+    def play(self, obs: Array, rng: Rng, explore: bool = True) -> tuple[Array, Inputs]:
+        """μ(S): the policy that is learned has no other action."""
+        return self.act(obs, rng, False)
 
     def init(self, rng: Rng, columns: int = 1) -> None:
         """W as the policy begins it, log σ as the setting has it, w = v = 0."""

@@ -46,6 +46,7 @@ class OffPAC(Agent):
     alpha_w: float = number(0.0001, 0, doc="Step size α_w of the critic's second weights w, likewise.")
 
     learned: ClassVar[tuple[str, ...]] = ("theta", "critic", "e_u", "F", "rho")
+    off_policy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,6 +102,10 @@ class OffPAC(Agent):
             of_pi = rng.random(len(a)) >= self.epsilon
             a[of_pi] = self.policy.sample(self.theta, x, rng)[of_pi]
         return a, x
+
+    def play(self, obs: Array, rng: Rng, explore: bool = True) -> tuple[Array, Inputs]:
+        """As ``act``, of π."""
+        return super().act(obs, rng, explore)
 
     def check_support(self, obs: Array, x: Inputs) -> None:
         """Refuse b(a|s) = 0 where π(a|s) > 0, Eq. (12.24); a density is positive everywhere."""

@@ -93,7 +93,7 @@ def _train(args: argparse.Namespace) -> int:
         steps = defaults.steps if args.steps is None else args.steps
         at_least("seed", seed, 0)
         at_least("steps", steps, 1)
-        settings = _settings("--env-set", args.env_set)
+        settings = defaults.env_settings | _settings("--env-set", args.env_set)
         if settings.keys() & {"num_envs", "vectorization_mode", "vector_kwargs", "wrappers"}:
             raise ValueError("--env-set must be settings of one environment; --num-envs says how many there are")
 
@@ -109,6 +109,8 @@ def _train(args: argparse.Namespace) -> int:
         env = normalized(env, False, args.normalize_rewards, gamma)
         eval_env = None if args.eval_every is None else normalized(make(), False, args.normalize_rewards, gamma)
         out = Path(args.out) if args.out else _new_directory(args.algorithm, args.env, seed)
+    if agent.off_policy and args.eval_every is None:
+        warnings.warn("another policy acts, and the returns of training are its own: --eval-every N", stacklevel=1)
     try:
         train(
             agent,
@@ -154,7 +156,10 @@ def _list(args: argparse.Namespace) -> int:
                 print(f"  {f.name}{default}  {f.metadata['expected']}: {f.metadata['doc'].replace('``', '')}")
         for (name, env_id), p in PRESETS.items():
             if name == algorithm:
-                print(f"  preset {env_id}: {p.num_envs} environments, {p.steps} steps, {json.dumps(p.settings)}")
+                of_env = f", of the environment {json.dumps(p.env_settings)}" if p.env_settings else ""
+                print(
+                    f"  preset {env_id}: {p.num_envs} environments, {p.steps} steps, {json.dumps(p.settings)}{of_env}"
+                )
     print("settings of every policy: features, scale_features (of log σ, for Box actions), scale")
     print(f"features: {', '.join(KINDS)}")
     own = ", ".join(name for name in gymnasium.registry if name.startswith("npg/"))

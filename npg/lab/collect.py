@@ -7,7 +7,7 @@ and what is not a transition (a reset step, padding) is marked by ``valid`` and 
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -24,6 +24,10 @@ from .statistics import frozen_statistics, load_statistics, statistics
 
 _PLACE = ("obs", "t", "return", "resetting", "sent")
 """Where a collector is within episodes, but for its environment."""
+
+
+Act = Callable[[Array, Rng, bool], tuple[Array, Inputs]]
+"""``act`` of an ``Actor``, or what else acts as it does."""
 
 
 class Actor(Protocol):
@@ -219,7 +223,8 @@ class Collector:
         DivergenceError
             If the agent's action is not finite.
         """
-        record = list(self._steps(agent, request, rng, explore))
+        log_prob = getattr(agent, "behaviour_log_prob", None) if explore else None
+        record = list(self._steps(agent.act, log_prob, request, rng, explore))
         if self.mode is None and len(record) == 1:
             traj = _one_step(*record[0])
         else:
@@ -234,11 +239,13 @@ class Collector:
             self._obs = None
         return traj
 
-    def play(self, agent: Actor, episodes: int, rng: Rng, explore: bool = True) -> None:
+    def play(self, act: Act, episodes: int, rng: Rng, explore: bool = True) -> None:
         """``collect`` of ``Episodes``, of which nothing is kept but ``finished``, however long they are."""
-        deque(self._steps(agent, Episodes(episodes), rng, explore), maxlen=0)
+        deque(self._steps(act, None, Episodes(episodes), rng, explore), maxlen=0)
 
-    def _steps(self, agent: Actor, request: Steps | Episodes, rng: Rng, explore: bool) -> Iterator[tuple[Any, ...]]:
+    def _steps(
+        self, act: Act, log_prob: Any, request: Steps | Episodes, rng: Rng, explore: bool
+    ) -> Iterator[tuple[Any, ...]]:
         episodic = isinstance(request, Episodes)
         if episodic or self._obs is None:
             self.reset()
@@ -249,10 +256,9 @@ class Collector:
         self._left: Any = np.full(self.n_columns, left) if self.mode else [left]
         self._columns_open = self.n_columns
         step = self._step_vector if self.mode else self._step_scalar
-        log_prob = getattr(agent, "behaviour_log_prob", None) if explore else None
         while self._columns_open if episodic else n < request.n:
             obs = self._obs
-            action, x = agent.act(obs, rng, explore)
+            action, x = act(obs, rng, explore)
             log_b = log_prob and log_prob(x, action)
             yield obs, x, action, *step(action), log_b
             n += 1

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from .._typing import Array
+from ..algorithms import ALGORITHMS
 from .runs import Run
 
 
@@ -110,16 +111,18 @@ def learning_curves(runs: list[Run], path: str | Path) -> None:
     picture, (axes,) = figure()
     for number, group in enumerate(groups.values()):
         color, name = f"C{number % 10}", _label(group, list(groups.values()))
+        method = ALGORITHMS.get(group[0].config["agent"]["algorithm"])
+        trained = f"{name}, its behaviour" if method and method.off_policy else name
         curves = [_points(run, "metrics", "mean_return") for run in group]
         for curve in curves:
             several = len(group) > 1
-            style: dict[str, Any] = {"linewidth": 0.6, "alpha": 0.5} if several else {"label": name}
+            style: dict[str, Any] = {"linewidth": 0.6, "alpha": 0.5} if several else {"label": trained}
             axes.plot(*curve.T, marker="o" if len(curve) == 1 else None, color=color, **style)
         if len(group) > 1:
             low, high = (end(curve[i, 0] for curve in curves) for end, i in ((max, 0), (min, -1)))
             x = np.unique(np.concatenate([curve[:, 0] for curve in curves]))
             x = x[(low <= x) & (x <= high)]
-            band(axes, x, np.array([np.interp(x, *curve.T) for curve in curves]), name, color=color)
+            band(axes, x, np.array([np.interp(x, *curve.T) for curve in curves]), trained, color=color)
         points = [_points(run, "evaluations", "mean") for run in group if run.rows("evaluations")]
         if points:
             x = points[0][:, 0]

@@ -23,11 +23,14 @@ class Preset:
         Environment steps of a run.
     settings : dict
         Of the agent; ``scale`` goes to all features of a Box that have none of their own.
+    env_settings : dict
+        Of the environment: of those that ``npg train`` makes, and for ``make_env`` and ``make_vec``.
     """
 
     num_envs: int = 0
     steps: int = 100_000
     settings: dict[str, Any] = field(default_factory=dict)
+    env_settings: dict[str, Any] = field(default_factory=dict)
 
 
 _CARTPOLE_SCALE = [2.4, 3.0, 0.21, 3.0]

@@ -448,5 +448,5 @@ def evaluate(agent: Agent, env: Env, episodes: int = 100, seed: int = 0, determi
     sequence = np.random.SeedSequence(seed, spawn_key=(4,))
     rng = np.random.default_rng(sequence)
     with frozen_statistics(env), Collector(env, int(sequence.generate_state(1, np.uint64)[0])) as collector:
-        collector.play(agent, episodes, rng, explore=not deterministic)
+        collector.play(agent.play, episodes, rng, explore=not deterministic)
     return np.array([total for total, _ in collector.finished[:episodes]])

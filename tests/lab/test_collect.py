@@ -184,7 +184,7 @@ def test_every_field_of_episodes_is_as_the_script_foretells_and_padding_leaves_n
 def test_playing_is_to_collect_episodes_and_keep_only_what_they_came_to(kind):
     played, collected = collector_of(kind), collector_of(kind)
     for number in (5, 3):
-        assert played.play(EncodingAgent(), number, np.random.default_rng(0)) is None
+        assert played.play(EncodingAgent().act, number, np.random.default_rng(0)) is None
         collect(collected, request=Episodes(number))
         assert played.finished == collected.finished
     assert_same(*(collect(collector, request=Steps(6)) for collector in (played, collected)))
