@@ -5,20 +5,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import integrate
+from scipy.linalg import solve_discrete_lyapunov
 from scipy.optimize import brentq, linprog
-from scipy.special import rel_entr
+from scipy.special import expit, rel_entr
 from scipy.stats import norm
 
 import npg
 from npg import estimators
 from npg.algorithms import BatchActorCritic, DualDescent
-from npg.distributions import DiagonalGaussian
+from npg.distributions import Categorical, DiagonalGaussian
 from npg.exact import TabularMDP, enumerate_trajectories, total_variation
 from npg.features import Constant, OneHot
 from npg.gradcheck import numerical_gradient
+from npg.lab.collect import Collector
 from npg.lqr import LQR
+from npg.models import Linear
+from npg.off_policy import OffPolicy
 from npg.optimizers import kl_step
-from npg.problems import garnet, two_state
+from npg.problems import IMANI_BEHAVIOUR, IMANI_FEATURES, garnet, imani, two_state
 from npg.returns import discounted_returns, gae, n_step_returns
 from npg.solvers import backtracking_line_search, cholesky_solve, conjugate_gradient
 from npg.surrogates import Surrogate
@@ -175,6 +179,31 @@ def test_erratum_2():
     assert policy.score(theta, x, a)[0, 1] == pytest.approx(0.96)
 
 
+def test_erratum_3():
+    P, R = np.zeros((3, 2, 3)), np.array([[0.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
+    P[0, 0, 1] = P[0, 1, 2] = P[1:, :, 2] = 1  # go or quit, then the end, which is worth 1
+    mdp = TabularMDP(P, R, 0.9, np.array([1.0, 0.0, 0.0]))
+    exact = OffPolicy(mdp, np.tile([1.0, 0.0], (3, 1)), np.tile([1 / 8, 7 / 8], (3, 1)))
+    x = np.array([[1.0], [2.0], [0.0]])
+    A, b, C = (m.item() for m in exact.key_matrices(x))
+
+    def mean_step(v: float, of_next: bool) -> float:
+        w, total = (b - A * v) / C, 0.0
+        for s, a, s_next in np.argwhere(P[:2] > 0):
+            e = exact.rho[s, a] * x[s, 0]
+            delta = R[s, a] + 0.9 * v * x[s_next, 0] - v * x[s, 0]
+            corrected = x[s_next if of_next else s, 0] * (s_next < 2)  # γ(s') = 0 at the end
+            total += exact.d[s] * exact.behaviour[s, a] * (delta * e - 0.9 * w * e * corrected)
+        return total
+
+    fixed = exact.fixed_point(x).item()
+    assert mean_step(fixed + 1, of_next=True) == pytest.approx(-4 / 75)
+    assert mean_step(fixed + 1, of_next=True) == pytest.approx(
+        -exact.mspbe_gradient(x, np.array([fixed + 1])).item() / 2
+    )
+    assert mean_step(fixed + 1, of_next=False) == pytest.approx(8 / 75)
+
+
 def test_erratum_4():
     bandit = Batch()
     assert bandit.slope(lambda rho, log_pi, A: rho * log_pi * A) == pytest.approx(-0.05315, abs=5e-6)
@@ -273,6 +302,28 @@ def test_erratum_10():
     assert np.allclose(mean_step(mdp.gamma), mdp.gradient(policy, theta)[:2])
     assert np.allclose(mean_step(mdp.gamma), [-0.0125, 0.1])
     assert np.allclose(mean_step(1.0), [0.0125, 0.1])
+
+
+def test_erratum_11():
+    mdp = imani()
+
+    def reached(features: np.ndarray, emphatic: bool) -> tuple[float, float]:
+        """J_b and the return where the direction leads from θ = 0."""
+        policy, theta = (
+            npg.Policy(OneHot(4), Linear(features.shape[1], 2), Categorical(2)),
+            np.zeros(2 * features.shape[1]),
+        )
+        for _ in range(3000):
+            probabilities = np.exp([policy.log_prob(theta, features, np.full(4, a)) for a in (0, 1)]).T
+            exact = OffPolicy(mdp, probabilities, IMANI_BEHAVIOUR)
+            weights = exact.follow_on() if emphatic else exact.d
+            theta = theta + policy.all_actions_gradient(theta, features, exact.action_value(), weights)
+        return exact.d @ exact.value(), exact.value()[0]
+
+    assert reached(IMANI_FEATURES, emphatic=False) == pytest.approx((7 / 8, 1), abs=0.02)
+    assert reached(IMANI_FEATURES, emphatic=True) == pytest.approx((5 / 4, 2), abs=0.02)
+    for emphatic in (False, True):  # a table
+        assert reached(np.eye(4), emphatic) == pytest.approx((13 / 8, 2), abs=0.02)
 
 
 def test_erratum_12():
@@ -383,6 +434,22 @@ def test_erratum_18():
         q_t = problem.mdp.action_value(problem.policy, problem.stays, horizon=2 - t)
         by_state += 0.9**t * p[t] * 0.8 * 0.2 * (q_t[:, 0] - q_t[:, 1])
     assert np.allclose(written[:2], by_state)
+
+
+def test_erratum_19():
+    def values(theta):
+        v_1, v_2 = 2 * expit(-theta[1]), expit(theta[1])
+        return np.array([expit(-theta[0]) * v_1 + expit(theta[0]) * v_2, v_1, v_2])
+
+    d_b = np.array([1, 1 / 4, 3 / 4])  # the behaviour takes a = log 3 in the first state
+    held = values(np.zeros(2))
+
+    def action_values(a):  # q_f held at θ = 0, of the actions a = f(s; θ)
+        return np.array([expit(-a[0]) * held[1] + expit(a[0]) * held[2], 2 * expit(-a[1]), expit(a[1])])
+
+    kept = numerical_gradient(lambda a: d_b @ action_values(a), np.zeros(2))[0]
+    assert kept == pytest.approx([-1 / 8, 1 / 16])
+    assert numerical_gradient(lambda theta: d_b @ values(theta), np.zeros(2))[0] == pytest.approx([-1 / 8, -1 / 16])
 
 
 def test_erratum_20():
@@ -592,7 +659,7 @@ def test_erratum_32():
             "reinforce", env, episodes=M, baseline="none", normalize=None, optimizer="ascent", alpha=1.0
         )
         agent.init(np.random.default_rng(0))
-        traj = npg.lab.collect.Collector(env, 0).collect(agent, npg.Episodes(4), np.random.default_rng(0))
+        traj = Collector(env, 0).collect(agent, npg.Episodes(4), np.random.default_rng(0))
         copies = traj[np.tile(np.arange(4), M // 4)]
         agent.update(copies, np.random.default_rng(0))
         steps.append(agent.theta)
@@ -836,3 +903,38 @@ def test_erratum_45():
     far = np.log(old) + 5 * mirrored.gradient(np.log(old), 0.2)
     assert far[0] - far[1] == pytest.approx(np.log(old[0] / old[1]) + 5)
     assert mirrored.ratio(far) == pytest.approx([9.43, 0.0635], rel=5e-4)
+
+
+def test_erratum_46():
+    system = LQR([[1, 0.3], [-0.2, 0.9]], [[0], [1]], np.eye(2), np.eye(1), gamma=0.9, S0=np.eye(2))
+    K, theta = np.array([[-0.3, -0.6]]), np.array([-0.3, -0.6])
+    M = system.A + system.B @ K
+    X = solve_discrete_lyapunov(np.sqrt(0.9) * M, np.eye(2))
+
+    def value(theta, X):  # Σ_s d(s) v_θ(s), d of second moment X, up to what does not depend on θ
+        V = solve_discrete_lyapunov(
+            np.sqrt(0.9) * (system.A + system.B @ [theta]).T, np.eye(2) + np.outer(theta, theta)
+        )
+        return -np.trace(V @ X)
+
+    assert numerical_gradient(lambda theta: value(theta, X), theta)[0] == pytest.approx([5.463, -5.183], abs=1e-3)
+    gradient = numerical_gradient(lambda theta: value(theta, np.eye(2)), theta)[0]
+    assert gradient == pytest.approx([1.743, -1.800], abs=1e-3)
+    assert system.deterministic_gradient(K)[0] == pytest.approx(gradient, rel=1e-6)
+
+
+def test_erratum_47():
+    pi, r, gamma, v, q = np.array([0.8, 0.2]), np.array([1.0, 0.0]), 0.9, 0.0, np.zeros(2)
+    for _ in range(300):  # the buffer has both actions alike
+        v = (r + gamma * v).mean()
+        q = r + gamma * pi @ q
+    true = TabularMDP(np.ones((1, 2, 1)), r[None], gamma, np.ones(1)).value(pi[None])[0]
+    assert (v, pi @ q, true) == pytest.approx((5, 8, 8))
+    assert q == pytest.approx([8.2, 7.2])
+
+
+def test_erratum_48():
+    psi, q = np.array([0.5, -0.5]), np.array([101.0, 100.0])  # of the difference of the logits, π = (1/2, 1/2)
+    without, baseline = psi * q, psi * (q - q.mean())
+    assert (without.mean(), baseline.mean()) == pytest.approx((0.25, 0.25))
+    assert (without.var(), baseline.var()) == pytest.approx((2525.0625, 0))
