@@ -19,6 +19,7 @@ from ..features import Constant, Fourier, OneHot
 from ..gradcheck import RTOL, check_gradient
 from ..lqr import LQR
 from ..models import Linear, Model, Parallel
+from ..off_policy import OffPolicy
 from ..policies import GaussianLinear, Policy, SoftmaxLinear
 from ..problems import garnet
 from ..surrogates import Surrogate
@@ -243,6 +244,47 @@ def _lqr_gradient(rng: Rng) -> Problem:
         return th[:2].reshape(1, 2), np.exp(th[2:])
 
     return lambda th: lqr.J(*unpack(th)), lqr.gradient(*unpack(theta)), theta
+
+
+@case("LQR.deterministic_gradient", "13.4")
+def _lqr_deterministic_gradient(rng: Rng) -> Problem:
+    lqr = LQR(rng.uniform(-0.4, 0.4, size=(2, 2)), rng.normal(size=(2, 2)), Q=np.eye(2), R=np.eye(2), W=np.eye(2))
+    theta, still = rng.uniform(-0.1, 0.1, size=4), np.full(2, 1e-200)  # whose square is 0
+    return (
+        lambda th: lqr.J(th.reshape(2, 2), still),
+        lqr.deterministic_gradient(theta.reshape(2, 2)).ravel(),
+        theta,
+    )
+
+
+@case("OffPolicy.follow_on, ∇J_b", "12.3")
+def _excursion_gradient(rng: Rng) -> Problem:
+    mdp = garnet(4, 3, 3, gamma=0.9, termination=0.1, seed=rng)
+    gamma, lam, interest = rng.uniform(0.2, 0.95, size=(3, mdp.n_states))
+    b, x = rng.dirichlet(np.ones(3), size=mdp.n_states), rng.normal(size=(mdp.n_states, 2))  # states share parameters
+    policy = Policy(Constant(), Linear(2, 3), Categorical(3))
+    theta = rng.normal(size=policy.n_params)
+
+    def pi(th: Array) -> Array:
+        return Categorical(3).probabilities(policy.eta(th, x))
+
+    exact = OffPolicy(mdp, pi(theta), b, gamma, lam, interest)
+
+    def objective(th: Array) -> Any:
+        chain = np.einsum("sa,sat->st", pi(th), mdp.P) * exact.gamma
+        v = np.linalg.solve(np.eye(mdp.n_states) - chain, (pi(th) * mdp.expected_reward).sum(axis=1))
+        return (exact.d * exact.interest) @ v
+
+    return objective, policy.all_actions_gradient(theta, x, exact.action_value(), exact.follow_on()), theta
+
+
+@case("OffPolicy.mspbe_gradient", "12.12")
+def _mspbe_gradient(rng: Rng) -> Problem:
+    mdp = garnet(4, 3, 3, gamma=0.9, termination=0.1, seed=rng)
+    target, b = rng.dirichlet(np.ones(3), size=(2, mdp.n_states))
+    exact = OffPolicy(mdp, target, b, *rng.uniform(0.2, 0.95, size=(2, mdp.n_states)))
+    x, v = rng.normal(size=(mdp.n_states, 2)), rng.normal(size=2)
+    return lambda v: exact.mspbe(x, v), exact.mspbe_gradient(x, v), v
 
 
 @case("TabularMDP.average_reward_gradient", "8.16")
