@@ -3,7 +3,7 @@
 import numpy as np
 
 from ._checks import at_least, unit_interval
-from ._typing import Rng
+from ._typing import Array, Rng
 from .exact import TabularMDP
 
 FOUR_ROOMS = (
@@ -200,3 +200,35 @@ IMANI_FEATURES = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
 """The actor's features of each state of ``imani``, alike in states 1 and 2: (4, 2)."""
 IMANI_BEHAVIOUR = np.tile([0.25, 0.75], (4, 1))
 """The behaviour of ``imani``: (4, 2)."""
+
+
+def collision(gamma: float = 0.9) -> TabularMDP:
+    """The Collision task of off-policy prediction (Ghiassian & Sutton 2021), as in the code of its authors.
+
+    States 0, …, 7 in a row, of which the first four begin an episode, each as likely, then the terminal state 8.
+    Action 0 goes forward, and out of state 7 into the obstacle, which is worth 1; action 1 turns away and ends the
+    episode without reward. ``COLLISION_TARGET`` always goes forward, so that state s is worth γ^(7 − s);
+    ``COLLISION_BEHAVIOUR`` turns away in the last four states with probability 1/2. ``collision_features`` are too few
+    to express these values.
+    """
+    P, R = np.zeros((9, 2, 9)), np.zeros((9, 2))
+    P[np.arange(8), 0, np.arange(1, 9)] = P[:8, 1, 8] = P[8, :, 8] = 1
+    R[7, 0] = 1
+    return TabularMDP(P, R, gamma, np.array([0.25] * 4 + [0] * 5))
+
+
+COLLISION_TARGET = np.tile([1.0, 0.0], (9, 1))
+"""The target policy of ``collision``, forward: (9, 2)."""
+COLLISION_BEHAVIOUR = np.array([[1.0, 0.0]] * 4 + [[0.5, 0.5]] * 4 + [[1.0, 0.0]])
+"""The behaviour of ``collision``: (9, 2)."""
+
+
+def collision_features(seed: int | Rng) -> Array:
+    """x of each state of ``collision``, three ones at random among six; every run draws them anew: (9, 6).
+
+    Parameters
+    ----------
+    seed : int or numpy.random.Generator
+    """
+    rng = np.random.default_rng(seed)
+    return np.append(rng.permuted(np.tile([1.0, 1.0, 1.0, 0.0, 0.0, 0.0], (8, 1)), axis=1), np.zeros((1, 6)), axis=0)

@@ -13,8 +13,20 @@ from npg.envs.tabular import TabularEnv
 from npg.exact import TabularMDP
 from npg.features import Constant, OneHot
 from npg.gradcheck import check_gradient
+from npg.off_policy import OffPolicy
 from npg.policies import SoftmaxLinear
-from npg.problems import FOUR_ROOMS, four_rooms, garnet, random_walk, short_corridor, two_state
+from npg.problems import (
+    COLLISION_BEHAVIOUR,
+    COLLISION_TARGET,
+    FOUR_ROOMS,
+    collision,
+    collision_features,
+    four_rooms,
+    garnet,
+    random_walk,
+    short_corridor,
+    two_state,
+)
 
 LEFT, RIGHT = 0, 1
 STAY, GO = 0, 1
@@ -308,6 +320,39 @@ def test_garnets_have_uniform_successors_gaps_of_uniform_cuts_and_normal_rewards
     assert abs((r**2).mean() - 1) < 6 * np.sqrt(2 / rows)
 
 
+# The Collision task
+
+FORWARD, TURN = 0, 1
+
+
+def test_going_forward_leads_into_the_obstacle_and_turning_away_ends_without_reward():
+    assert walked(collision(), 5, FORWARD, FORWARD, FORWARD) == [(6, 0.0), (7, 0.0), (8, 1.0)]
+    for s in range(8):
+        assert walked(collision(), s, TURN) == [(8, 0.0)]
+    np.testing.assert_array_equal(np.flatnonzero(collision().terminal), [8])
+
+
+def test_the_collision_task_has_the_values_and_the_states_of_the_paper():
+    p = OffPolicy(collision(), COLLISION_TARGET, COLLISION_BEHAVIOUR)
+    np.testing.assert_allclose(p.value(), [*(0.9 ** np.arange(7, -1, -1.0)), 0], rtol=1e-13)
+    visits = np.array([2, 4, 6, 8, 8, 4, 2, 1, 0]) / 8  # in an episode of the behaviour
+    np.testing.assert_allclose(p.d, visits / visits.sum(), rtol=0, atol=1e-15)
+    np.testing.assert_array_equal(p.rho[:8, FORWARD], [1] * 4 + [2] * 4)
+
+
+def test_states_of_the_collision_task_have_three_of_six_features_drawn_for_each_run():
+    rng = np.random.default_rng(0)
+    draws = np.array([collision_features(rng) for _ in range(500)])
+    assert set(np.unique(draws)) == {0, 1}
+    assert (draws[:, :8].sum(axis=2) == 3).all()
+    assert not draws[:, 8].any()
+    # 4000 rows, of which each of the 20 triples is as likely
+    _, counts = np.unique(draws[:, :8].reshape(-1, 6), axis=0, return_counts=True)
+    assert len(counts) == 20
+    assert np.abs(counts - 200).max() < 6 * np.sqrt(200 * 19 / 20)
+    np.testing.assert_array_equal(collision_features(3), collision_features(np.random.default_rng(3)))
+
+
 # Input
 
 
@@ -346,7 +391,7 @@ def test_without_an_end_a_problem_needs_a_discount(make):
 
 
 @pytest.mark.parametrize(
-    "make", [short_corridor, random_walk, four_rooms, lambda gamma: garnet(gamma=gamma, termination=0.1)]
+    "make", [short_corridor, random_walk, four_rooms, collision, lambda gamma: garnet(gamma=gamma, termination=0.1)]
 )
 def test_a_problem_with_an_end_needs_no_discount(make):
     assert make(gamma=1.0).gamma == 1
