@@ -85,6 +85,12 @@ class Policy:
         eta = self.eta(theta, x)
         return self.distribution.log_prob(eta, self._actions(eta, a))
 
+    def log_prob_and_score(self, theta: Array, x: Inputs, a: Array) -> tuple[Array, Array]:
+        """log π_θ(a|s) and ∇_η log π_θ(a|s), of which Eq. (3.3) makes the score: (B,), (B, k)."""
+        eta = self.eta(theta, x)
+        a = self._actions(eta, a)
+        return self.distribution.log_prob(eta, a), self.distribution.score(eta, a)
+
     def score(self, theta: Array, x: Inputs, a: Array) -> Array:
         """∇θ log π_θ(a|s) of each row, Eqs. (3.3), (3.5)–(3.8), for reading and tests: (B, n).
 

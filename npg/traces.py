@@ -245,6 +245,11 @@ def _at(f: OfState, obs: Array) -> float | Array:
     return f(obs) if callable(f) else f
 
 
+def _first(f: OfState, obs: Array) -> float:
+    """Its value in the first of these states."""
+    return float(f(obs)[0]) if callable(f) else f
+
+
 def _dot(w: Array, x: Array) -> Array:
     """wᵀx of each row, dense or indices of ones: (N,)."""
     return w[x].sum(axis=1) if x.dtype.kind in "iu" else x @ w
@@ -282,6 +287,8 @@ class OffPolicyTD(Stateful):
 
     Attributes
     ----------
+    v0 : float
+        v₀ of v̂ = v₀ + vᵀx, what all states are worth before anything is learned; 0 unless it is set.
     gamma_t, lam_t : (N,)
         γ, of the transition that led to S, and λ(S), from ``error`` until ``learn``: for the trace of an actor.
 
@@ -293,6 +300,7 @@ class OffPolicyTD(Stateful):
 
     learned: ClassVar[tuple[str, ...]] = ("v", "e", "gamma_t")
     _begins: ClassVar[tuple[tuple[str, float], ...]] = (("e", 0.0), ("gamma_t", 0.0))
+    v0 = 0.0
 
     def __init__(self, value: Value, columns: int, alpha_v: float, gamma: OfState, lam: OfState) -> None:
         at_least("columns", columns, 1)
@@ -322,7 +330,7 @@ class OffPolicyTD(Stateful):
         self._x, self._x_next = self.value.features(obs), self.value.features(next_obs)
         self.lam_t, self._lam_next = _at(self.lam, obs), _at(self.lam, next_obs)
         self._gamma_next = _at(self.gamma, next_obs) * ~traj.terminated[0]
-        v, v_next = _dot(self.v, self._x), _dot(self.v, self._x_next)
+        v, v_next = (self.v0 + _dot(self.v, x) for x in (self._x, self._x_next))
         return (traj.rewards[0] + self._gamma_next * v_next - v) * self._valid  # (12.1)
 
     def trace(self, rho: Array) -> None:
@@ -448,30 +456,32 @@ class OneBinaryGTD(GTDLambda):
     def error(self, traj: Trajectories) -> Array:
         """δ of one step: (1,)."""
         self._check(traj)
-        features, obs, next_obs = self.value.features, traj.obs[0], traj.next_obs[0]
+        features, obs, next_obs, v = self.value.features, traj.obs[0], traj.next_obs[0], self.v
         self._active, self._active_next = features(obs)[0], features(next_obs)[0]
-        self.lam_t, self._lam_next = _at(self.lam, obs), _at(self.lam, next_obs)
-        self._gamma_next = _at(self.gamma, next_obs) * ~traj.terminated[0]
-        self._end = traj.terminated[0, 0] or traj.truncated[0, 0]
-        v = self.v
-        return traj.rewards[0] + self._gamma_next * v[self._active_next].sum() - v[self._active].sum()
+        terminated = bool(traj.terminated[0, 0])
+        self._end = terminated or traj.truncated[0, 0]
+        self.lam_t, self._lam_next = _first(self.lam, obs), _first(self.lam, next_obs)
+        gamma_next = self._of_next = 0.0 if terminated else _first(self.gamma, next_obs)
+        v_next = gamma_next * (self.v0 + v[self._active_next].sum())
+        return np.array([traj.rewards[0, 0] + v_next - self.v0 - v[self._active].sum()])
 
     def trace(self, rho: Array) -> None:
         """e ← ρ(x(S) + γλ(S) e)."""
         has_shape("rho", rho, (1,))
         e = self.e[0]  # NumPy has a fast loop for vectors
-        blas.dscal((rho * self.gamma_t * self.lam_t)[0], e)
-        e[self._active] += rho[0]  # no index occurs twice in a row of binary features
+        ratio = rho[0]
+        blas.dscal(ratio * self.gamma_t[0] * self.lam_t, e)
+        e[self._active] += ratio  # no index occurs twice in a row of binary features
 
     def learn(self, delta: Array) -> None:
         """v ← v + α_v [δe − γ'(1 − λ')(wᵀe) x(S')];  w ← w + α_w [δe − (wᵀx(S)) x(S)];  γ ← γ'."""
         e, w_x = self.e[0], self.w[self._active].sum()
-        c = (self._gamma_next * (1 - self._lam_next))[0] * blas.ddot(e, self.w)
+        c = self._of_next * (1 - self._lam_next) * blas.ddot(e, self.w)
         self.v = blas.daxpy(e, self.v, a=self.alpha_v * delta[0])
         self.v[self._active_next] -= self.alpha_v * c
         self.w = blas.daxpy(e, self.w, a=self.alpha_w * delta[0])
         self.w[self._active] -= self.alpha_w * w_x
-        self.gamma_t = self._gamma_next
+        self.gamma_t[0] = self._of_next
         if self._end:
             e[:], self.gamma_t[:] = 0, 0
 

@@ -105,9 +105,9 @@ class Trajectories:
         if self.log_b is None:
             raise ValueError("log_b must be the log b(A|S) of each row for a method that divides by b, got None")
         has_shape("log_b", self.log_b, self.valid.shape, "the rewards")
-        bad = self.valid & ~((self.log_b >= LEAST_LOG_B) & (self.log_b < np.inf))
-        if np.count_nonzero(bad):
-            t, n = np.argwhere(bad)[0]
+        good = (self.log_b >= LEAST_LOG_B) & (self.log_b < np.inf)
+        if np.count_nonzero(good) < good.size and not (good | ~self.valid).all():
+            t, n = np.argwhere(self.valid & ~good)[0]
             raise ValueError(
                 f"log_b must be finite and at least {LEAST_LOG_B:g} for an action that was taken, "
                 f"got {self.log_b[t, n]} in row {t} of column {n} for action {self.actions[t, n]}"

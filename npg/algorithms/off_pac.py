@@ -9,7 +9,7 @@ from .._typing import Array, Inputs, Rng
 from ..distributions import Categorical
 from ..features import Features
 from ..policies import Policy
-from ..traces import GTDLambda, add_traces
+from ..traces import add_traces, gradient_critic
 from ..trajectories import ONE_STEP, Steps, Trajectories
 from ..values import LinearValue
 from .base import Agent, choice, features, gamma, method, number
@@ -79,7 +79,8 @@ class OffPAC(Agent):
         """θ as the policy begins it, v = w = 0, no traces."""
         super().init(rng, columns)
         value = LinearValue(self.value_features)
-        self.critic = GTDLambda(value, columns, self.alpha_v, self.alpha_w, self.gamma, self.lam)
+        self.critic = gradient_critic(value, columns, self.alpha_v, self.alpha_w, self.gamma, self.lam)
+        self.critic.v0 = self.v0
         self.e_u = np.zeros((columns, self.policy.n_params))
         self.F, self.rho = np.zeros(columns), np.ones(columns)
 
@@ -94,10 +95,10 @@ class OffPAC(Agent):
         if not explore:
             return super().act(obs, rng, explore)
         x = self.policy.features(obs)
-        self.x_b = x if self.b.features == self.policy.features else self.b.features(obs)
+        self.eta_b = self.b.eta(self.theta_b, x if self.b is self.policy else self.b.features(obs))
         if self.behaviour is not None and self.epsilon == 1:
             self.check_support(obs, x)
-        a = self.b.sample(self.theta_b, self.x_b, rng)
+        a = self.b.distribution.sample(self.eta_b, rng)
         if self.epsilon < 1:
             of_pi = rng.random(len(a)) >= self.epsilon
             a[of_pi] = self.policy.sample(self.theta, x, rng)[of_pi]
@@ -111,7 +112,7 @@ class OffPAC(Agent):
         """Refuse b(a|s) = 0 where π(a|s) > 0, Eq. (12.24); a density is positive everywhere."""
         if not isinstance(self.b.distribution, Categorical):
             return
-        b = self.b.distribution.probabilities(self.b.eta(self.theta_b, self.x_b))
+        b = self.b.distribution.probabilities(self.eta_b)
         if b.all():
             return
         pi = self.b.distribution.probabilities(self.policy.eta(self.theta, x))
@@ -123,19 +124,12 @@ class OffPAC(Agent):
 
     def behaviour_log_prob(self, x: Inputs, a: Array) -> Array:
         """log b(a|s) of the actions that ``act`` has just returned: (N,)."""
-        log_b = self.b.log_prob(self.theta_b, self.x_b, a)
+        log_b = self.b.distribution.log_prob(self.eta_b, a)
         if self.epsilon == 1:
             return log_b
         with np.errstate(divide="ignore"):
             parts = np.log(self.epsilon) + log_b, np.log1p(-self.epsilon) + self.policy.log_prob(self.theta, x, a)
         return np.logaddexp(*parts)
-
-    def error(self, traj: Trajectories) -> Array:
-        """δ with v̂ = v₀ + vᵀx: (N,)."""
-        delta = self.critic.error(traj)
-        if self.v0:
-            delta += self.v0 * (self.gamma * ~traj.terminated[0] - 1) * traj.valid[0]
-        return delta
 
     def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
         """Take A ~ b(·|S), observe S', R; then, with γ_t = 0 where an episode begins and γ in its other rows,
@@ -149,14 +143,15 @@ class OffPAC(Agent):
         θ ← θ + α_u δ e_u
         """
         (x, a, valid, n), log_b = traj.step(), traj.behaviour_log_prob()[0]
-        delta, gamma_t = self.error(traj), self.critic.gamma_t  # (12.1)
-        i = np.ones(len(a)) if self.interest == "everywhere" else (traj.t[0] == 0).astype(float)
+        delta, gamma_t = self.critic.error(traj), self.critic.gamma_t  # (12.1)
+        i = 1.0 if self.interest == "everywhere" else traj.t[0] == 0
         self.F = i + gamma_t * self.rho * self.F  # (12.5)
         M = (1 - self.eta) * i + self.eta * self.F
-        self.rho = np.where(valid, np.exp(self.policy.log_prob(self.theta, x, a) - log_b), 0.0)
+        log_pi, psi = self.policy.log_prob_and_score(self.theta, x, a)
+        self.rho = np.where(valid, np.exp(log_pi - log_b), 0.0)
         self.critic.trace(self.rho)  # (12.7)
         self.e_u *= (self.rho * gamma_t * self.lam)[:, None]
-        self.policy.accumulate_score(self.e_u, self.theta, x, a, self.rho * M)
+        self.policy.model.accumulate(self.theta, self.e_u, x, (self.rho * M)[:, None] * psi)
         self.critic.learn(delta)  # (12.10), (12.11)
         self.theta = add_traces(self.theta, self.e_u, self.alpha_u / n * delta)  # (12.6), (8.9)
         self.restart(traj)
@@ -166,6 +161,4 @@ class OffPAC(Agent):
         """No traces where an episode has ended, by termination or by a time limit, and in reset steps."""
         ends = traj.terminated[0] | traj.truncated[0] | ~traj.valid[0]
         if np.count_nonzero(ends):
-            for trace in (self.e_u, self.critic.e, self.F):
-                trace[ends] = 0  # (8.10)
-            self.rho[ends] = 1
+            self.e_u[ends], self.F[ends], self.rho[ends] = 0, 0, 1  # (8.10)
