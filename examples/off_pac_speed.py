@@ -1,9 +1,10 @@
-"""Time of Off-PAC through ``npg.train`` beside a bare loop that learns the same θ, and of a minibatch beside a ``take``.
+"""Time of Off-PAC through ``npg.train`` beside a bare loop that learns the same θ, and of drawing a minibatch.
 
 MountainCar-v0, one environment, 10 tilings of 10 by 10 for actor and critic, a uniformly random behaviour. The bare
 loop has the environment, the tiles and the arithmetic of the box and nothing else: no checks, records, checkpoints or
-other settings than these. Both draw the same numbers, and the script fails unless they end with the same θ. Medians over
-repeats taken in turn, so that a machine that slows down slows both alike.
+other settings than these. Both draw the same numbers, and the script fails unless they end with the same θ. A draw from
+the replay buffer is beside a ``take`` from the same rows. Medians over repeats taken in turn, so that a machine that
+slows down slows both alike.
 
     python examples/off_pac_speed.py [--repeats 7] [--steps 20000]        takes about 20 seconds
 """

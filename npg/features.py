@@ -82,6 +82,49 @@ class OneHot:
 
 
 @dataclass(frozen=True)
+class Table:
+    """Given features of each Discrete observation; those with equal rows cannot be told apart.
+
+    Parameters
+    ----------
+    space : gymnasium.spaces.Discrete or int
+        The observation space, or its number of states S.
+    table : (S, d)
+        x(s) of each state.
+    """
+
+    space: DiscreteSpace | int = field(compare=False)
+    table: Any
+
+    def __post_init__(self) -> None:
+        n = self._index.n_features
+        try:
+            table = np.asarray(self.table, dtype=float)
+        except (TypeError, ValueError):  # ragged, or no numbers
+            table = np.zeros(0)
+        if table.ndim != 2 or len(table) != n or not table.shape[1] or not np.isfinite(table).all():
+            raise ValueError(f"table must have a row of finite numbers for each of {n} states, got {self.table!r}")
+        object.__setattr__(self, "table", tuple(map(tuple, table.tolist())))
+
+    @cached_property
+    def _index(self) -> OneHot:
+        return OneHot(self.space)
+
+    @cached_property
+    def _rows(self) -> Array:
+        return np.array(self.table)
+
+    @property
+    def n_features(self) -> int:
+        """d."""
+        return self._rows.shape[1]
+
+    def __call__(self, obs: Array) -> Array:
+        """(B,) integers -> (B, d)."""
+        return self._rows[self._index(obs)[:, 0]]
+
+
+@dataclass(frozen=True)
 class Constant:
     """The single feature 1: what a state-independent σ is linear in."""
 
@@ -487,7 +530,7 @@ class TileCoding(_BoxFeatures):
         return {name: value for name, value in vars(self).items() if name != "_memo"}
 
 
-Features = OneHot | Constant | Affine | Polynomial | Fourier | RBF | RandomFourier | TileCoding
+Features = OneHot | Table | Constant | Affine | Polynomial | Fourier | RBF | RandomFourier | TileCoding
 
 
 @dataclass(frozen=True)
@@ -509,6 +552,7 @@ class Pair:
 
 KINDS: dict[str, type[Any]] = {
     "onehot": OneHot,
+    "table": Table,
     "constant": Constant,
     "affine": Affine,
     "polynomial": Polynomial,
@@ -547,7 +591,7 @@ def make(spec: Any, space: Any, scale: Any = None) -> Features:
     ValueError
         For an unknown kind or parameter.
     """
-    if isinstance(spec, OneHot | Constant | _BoxFeatures):
+    if isinstance(spec, OneHot | Table | Constant | _BoxFeatures):
         return spec  # type: ignore[return-value]
     settings = {"kind": spec} if not isinstance(spec, dict) else dict(spec)
     kind = settings.pop("kind", None)
@@ -558,6 +602,8 @@ def make(spec: Any, space: Any, scale: Any = None) -> Features:
     for name in settings:
         if name not in known:
             raise ValueError(f"{kind} features take {', '.join(known) or 'no parameters'}, got {name!r}")
+    if cls is Table and "table" not in settings:
+        raise ValueError(f"table features need their table, a row of numbers for each state, got {spec!r}")
     if "scale" in known:
         settings.setdefault("scale", scale)
     return cls(space, **settings)

@@ -279,6 +279,27 @@ def test_one_hot_of_a_number_is_that_of_the_discrete_space():
     assert F.OneHot(3) == F.OneHot(spaces.Discrete(3))
 
 
+def test_a_table_has_the_features_of_each_state_and_is_kept_with_a_run():
+    space = spaces.Discrete(3, start=2)
+    features = F.make({"kind": "table", "table": [[0.5, 1], [0, 0], [0, 0]]}, space)
+    np.testing.assert_array_equal(features(np.array([4, 2])), [[0, 0], [0.5, 1]])
+    assert features.n_features == 2
+    assert F.make(F.describe(features), space) == features != F.Table(space, np.eye(3))
+
+
+@pytest.mark.parametrize(
+    "table", [np.eye(2), [[1], [2], [np.inf]], [[1], [2, 3], [4]], [1, 2, 3], "abc", [[]] * 3, None]
+)
+def test_a_table_has_a_row_of_numbers_for_each_state(table):
+    with pytest.raises(ValueError, match="table must have a row of finite numbers for each of 3 states, got"):
+        F.Table(3, table)
+
+
+def test_a_table_is_not_made_without_one():
+    with pytest.raises(ValueError, match="table features need their table"):
+        F.make("table", spaces.Discrete(3))
+
+
 @pytest.mark.equation("3.13")
 def test_dense_adds_one_for_every_occurrence_of_an_index():
     np.testing.assert_array_equal(F.dense(np.array([[0, 2], [1, 1]]), 3), [[1, 0, 1], [0, 2, 0]])
@@ -895,8 +916,8 @@ def test_too_many_tiles_are_an_error_that_advises_a_table_of_fixed_size():
 
 @pytest.mark.parametrize("kind", F.KINDS)
 def test_every_kind_is_made_by_its_name(kind):
-    space = spaces.Discrete(3) if kind == "onehot" else UNIT
-    features = F.make(kind, space)
+    space = spaces.Discrete(3) if kind in ("onehot", "table") else UNIT
+    features = F.make({"kind": kind, "table": [[1, 2]] * 3} if kind == "table" else kind, space)
     assert type(features) is F.KINDS[kind]
     assert F.describe(features)["kind"] == kind
 
@@ -916,7 +937,7 @@ def test_make_leaves_the_description_as_it_was():
 
 @pytest.mark.parametrize("spec", ["fourrier", {"kind": "tiles"}, {"order": 3}, None, 3])
 def test_an_unknown_kind_is_an_error_that_lists_the_kinds(spec):
-    with pytest.raises(ValueError, match="features must be one of onehot, constant, affine"):
+    with pytest.raises(ValueError, match="features must be one of onehot, table, constant, affine"):
         F.make(spec, UNIT)
 
 

@@ -1,8 +1,9 @@
 """Environments by name, with the time limit that every experiment needs.
 
 The problems of this package are registered with Gymnasium: ``npg/ShortCorridor-v0``, ``npg/RandomWalk-v0``,
-``npg/TwoState-v0``, ``npg/FourRooms-v0``, ``npg/Garnet-v0`` and ``npg/LQR-v0``. What their functions in
-``npg.problems``, or ``npg.lqr.LQR``, take are keyword arguments of ``make_env`` and ``make_vec``.
+``npg/TwoState-v0``, ``npg/FourRooms-v0``, ``npg/Garnet-v0``, ``npg/Baird-v0``, ``npg/Collision-v0``, ``npg/Imani-v0``,
+``npg/ContinuousImani-v0`` and ``npg/LQR-v0``. What their functions in ``npg.problems``, or ``npg.lqr.LQR``, take are
+keyword arguments of ``make_env`` and ``make_vec``.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from .._checks import at_least, unit_interval
 from ..exact import TabularMDP
 from ..lqr import LQR
-from ..problems import four_rooms, garnet, random_walk, short_corridor, two_state
+from ..problems import baird, collision, four_rooms, garnet, imani, random_walk, short_corridor, two_state
+from .continuous_imani import ContinuousImaniEnv
 from .lqr import LQREnv
 from .spaces import Env, single_spaces
 from .tabular import TabularEnv, TabularVectorEnv
@@ -160,6 +162,10 @@ def _tabular_vector(
     return TabularVectorEnv(make(**kwargs), num_envs, max_episode_steps)
 
 
+def _continuous_imani(**kwargs: Any) -> ContinuousImaniEnv:
+    return ContinuousImaniEnv(**kwargs)
+
+
 def _lqr(**kwargs: Any) -> LQREnv:
     return LQREnv(LQR(**kwargs))
 
@@ -170,6 +176,9 @@ for _name, _mdp, _limit in (
     ("TwoState", two_state, 100),
     ("FourRooms", four_rooms, 200),
     ("Garnet", garnet, 100),
+    ("Baird", baird, 1000),
+    ("Collision", collision, 100),
+    ("Imani", imani, 100),
 ):
     gymnasium.register(
         f"npg/{_name}-v0",
@@ -177,4 +186,5 @@ for _name, _mdp, _limit in (
         vector_entry_point=partial(_tabular_vector, _mdp),
         max_episode_steps=_limit,
     )
+gymnasium.register("npg/ContinuousImani-v0", entry_point=_continuous_imani, max_episode_steps=100)
 gymnasium.register("npg/LQR-v0", entry_point=_lqr, max_episode_steps=100)

@@ -143,6 +143,10 @@ LIMITS = {
     "npg/TwoState-v0": 100,
     "npg/FourRooms-v0": 200,
     "npg/Garnet-v0": 100,
+    "npg/Baird-v0": 1000,
+    "npg/Collision-v0": 100,
+    "npg/Imani-v0": 100,
+    "npg/ContinuousImani-v0": 100,
     "npg/LQR-v0": 100,
 }
 EVERY_ID = pytest.mark.parametrize("env_id", LIMITS)
@@ -152,6 +156,11 @@ FINITE = {
     "npg/TwoState-v0": (problems.two_state, {"gamma": 0.5}),
     "npg/FourRooms-v0": (problems.four_rooms, {"goal": (1, 1), "slip": 0.1}),
     "npg/Garnet-v0": (problems.garnet, {"n_states": 6, "n_actions": 2, "branching": 2, "termination": 0.1, "seed": 4}),
+}
+FINITE |= {
+    "npg/Baird-v0": (problems.baird, {"gamma": 0.9}),
+    "npg/Collision-v0": (problems.collision, {}),
+    "npg/Imani-v0": (problems.imani, {}),
 }
 EVERY_FINITE = pytest.mark.parametrize(("env_id", "make", "kwargs"), [(k, *v) for k, v in FINITE.items()], ids=FINITE)
 
@@ -360,3 +369,23 @@ def test_discrete_observations_are_refused_but_their_rewards_are_not(make):
 def test_a_bad_gamma_of_the_rewards_is_refused(gamma):
     with pytest.raises(ValueError, match=r"gamma must lie in \[0, 1\], got"):
         normalized(make_env("CartPole-v1"), rewards=True, gamma=gamma)
+
+
+def test_the_continuous_counterexample_goes_and_pays_by_the_logistic_function():
+    env = make_env("npg/ContinuousImani-v0")
+    for a in (-1.5, 0.0, np.log(3)):
+        first, pays = 1 / (1 + np.exp(a)), {}
+        env.reset(seed=0)
+        visits = []
+        for _ in range(4000):
+            s, reward, *ends, _ = env.step([a])
+            assert (reward, *ends) == (0, False, False)
+            _, pays[s], terminated, *_ = env.step([a])
+            assert terminated
+            visits.append(s == 1)
+            env.reset()
+        assert abs(np.mean(visits) - first) < 4 * np.sqrt(first * (1 - first) / 4000)
+        assert pays == pytest.approx({1: 2 * first, 2: 1 - first})
+    env.step([a]), env.step([a])
+    with pytest.raises(RuntimeError, match="call reset"):
+        env.unwrapped.step([a])

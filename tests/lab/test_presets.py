@@ -250,8 +250,9 @@ def test_every_setting_of_every_method_is_checked_by_name(cls):
 
 def test_every_kind_of_features_can_be_asked_for_by_name():
     for kind, cls in KINDS.items():
-        env = Walk() if kind == "onehot" else Spaces(BOX, Discrete(2))
-        agent = npg.make_agent("reinforce", env, features=kind)
+        env = Walk() if kind in ("onehot", "table") else Spaces(BOX, Discrete(2))
+        asked = {"kind": kind, "table": [[1, 0]] * env.observation_space.n} if kind == "table" else kind
+        agent = npg.make_agent("reinforce", env, features=asked)
         assert type(agent.policy.features) is cls
         assert agent.config["features"]["kind"] == kind
 
