@@ -66,12 +66,12 @@ class Stateful:
         Raises
         ------
         ValueError
-            If ``state`` has other names, shapes or dtypes than this object, is not finite, or has a negative integer,
-            which all count something; nothing is changed then.
+            If ``state`` has other names, shapes or dtypes than this object, is not finite, or has a number that is a
+            negative integer: those are counts; nothing is changed then.
         """
         check_alike("state", self.state(), state)
         for name, array in state.items():
-            if array.dtype.kind == "i" and (array < 0).any():
+            if array.dtype.kind == "i" and array.ndim == 0 and array < 0:
                 raise ValueError(f"state must hold counts of at least 0, got {array} as {name}")
         for name in self.learned:
             value = getattr(self, name)

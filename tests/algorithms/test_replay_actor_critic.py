@@ -191,3 +191,10 @@ def test_the_old_action_never_reaches_the_actor():
 def test_continuous_actions_are_refused():
     with pytest.raises(TypeError, match="replay_actor_critic needs discrete actions"):
         make(ReplayActorCritic, Case(CASES["gaussian"].policy, CASES["gaussian"].value_features, None))
+
+
+def test_observations_may_be_negative_in_a_state_that_is_taken_back():
+    agents = [make(ReplayActorCritic, CASES["one-hot"]) for _ in range(2)]
+    agents[0].replay.insert(obs=np.array([-3, 1]), actions=np.array([0, 1]))
+    agents[1].load_state(agents[0].state())
+    np.testing.assert_array_equal(agents[1].replay.rows["obs"][:2], [-3, 1])
