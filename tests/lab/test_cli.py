@@ -27,6 +27,7 @@ import npg
 from npg import __main__ as console
 from npg._threads import THREADS
 from npg.algorithms import ALGORITHMS, Agent
+from npg.algorithms.base import DeterministicAgent
 from npg.envs.spaces import normalizers
 from npg.lab import cli, equations
 from npg.lab.collect import Collector
@@ -1092,5 +1093,7 @@ def test_the_number_of_threads_does_not_change_what_is_learned():
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_number_of_threads_changes_no_method(algorithm):
     env_id = "npg/TwoState-v0" if algorithm == "average_reward_actor_critic" else "CartPole-v1"
+    if issubclass(ALGORITHMS[algorithm], DeterministicAgent):
+        env_id = "Pendulum-v1"
     settings = [] if env_id != "CartPole-v1" else ["--set", "scale=2.0"]
     same_bytes("train", algorithm, env_id, "--steps", 20_000, *settings)
