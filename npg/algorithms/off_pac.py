@@ -26,7 +26,9 @@ class OffPAC(Agent):
 
     value_features: Features = features("polynomial", doc="x of the critic v̂(s) = v₀ + vᵀx(s).")
     gamma: float = gamma()
-    lam: float = number(0.4, 0, 1, doc="λ, the decay of both traces.")
+    lam: float = number(
+        0.0, 0, 1, doc="λ, the decay of both traces; with ρ the factor of a step is ργλ, which may exceed 1."
+    )
     eta: float = number(0.0, 0, 1, doc="η of M = (1 − η)i + ηF: 0 is Off-PAC, 1 the excursion gradient, Eq. (12.6).")
     interest: str = choice("everywhere", "starts", doc="i: 1 in every row, or in the first row of an episode alone.")
     epsilon: float = number(1.0, 0, 1, doc="ε of the behaviour b = (1 − ε)π + εb₀; then ρ ≤ 1 / (1 − ε).")

@@ -28,7 +28,9 @@ class ReplayActorCritic(Agent):
     actor: str = choice("sum", "sample", doc="Σ_a ∇π(a|s) q̂(s, a), or ∇ ln π(a|s) q̂(s, a) of one fresh action a.")
     baseline: bool = choice(True, False, doc="Subtract Σ_a π(a|s) q̂(s, a) from q̂; the sum does not change by it.")
     alpha_u: float = number(0.01, 0, doc="Step size α_u of θ; to be divided by the number of tilings, Eq. (7.22).")
-    alpha_v: float = number(0.05, 0, doc="Step size α_v of v, likewise.")
+    alpha_v: float = number(
+        0.05, 0, doc="Step size α_v of v: a row moves q̂ by α_v / B of its error, times the number of tilings."
+    )
 
     learned: ClassVar[tuple[str, ...]] = ("theta", "v", "replay")
 

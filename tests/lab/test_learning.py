@@ -40,6 +40,9 @@ def results(capsys, tmp_path, algorithm: str, env_id: str, *options: str) -> np.
         ("trpo", "Pendulum-v1", -175, 9),
         ("trpo", "Acrobot-v1", -90, 9),
         ("trpo", "MountainCar-v0", -120, 8),
+        ("off_pac", "MountainCar-v0", -130, 9),
+        ("replay_actor_critic", "CartPole-v1", 475, 8),
+        ("copdac_q", "Pendulum-v1", -175, 8),
     ],
 )
 def test_presets_learn(capsys, tmp_path, algorithm, env_id, least, of_ten):
@@ -69,13 +72,16 @@ class Noise(gymnasium.vector.VectorRewardWrapper):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", ["a2c", "npg", "trpo", "ppo_clip", "ppo_penalty", "dual_descent"])
+@pytest.mark.parametrize(
+    "algorithm", ["a2c", "npg", "trpo", "ppo_clip", "ppo_penalty", "dual_descent", "replay_actor_critic"]
+)
 def test_methods_learn_from_the_rewards_of_cartpole_and_not_from_noise(algorithm):
     means = []
     for seed in range(5):
-        env = npg.make_vec("CartPole-v1", 16)
+        preset = npg.lab.presets.preset(algorithm, "CartPole-v1")
+        env = npg.make_vec("CartPole-v1", preset.num_envs or 1)
         agent = npg.make_agent(algorithm, env)
-        npg.train(agent, Noise(env), steps=npg.lab.presets.preset(algorithm, "CartPole-v1").steps, seed=seed)
+        npg.train(agent, Noise(env), steps=preset.steps, seed=seed)
         means.append(npg.evaluate(agent, env, episodes=100, seed=seed, deterministic=False).mean())
     print(f"{algorithm} CartPole-v1 with noise for rewards: {means}")
     assert np.mean(means) < 200
@@ -88,7 +94,7 @@ def without_signal(algorithm: str, env_id: str, wrapper: type[gymnasium.Wrapper]
         env = npg.make_vec(env_id, preset.num_envs)
         blind = npg.make_vec(env_id, preset.num_envs, wrappers=(wrapper,))
     else:
-        env = npg.make_env(env_id)
+        env = npg.make_env(env_id, **preset.env_settings)
         blind = wrapper(env)
     agent = npg.make_agent(algorithm, env)
     npg.train(agent, blind, steps=preset.steps, seed=seed)
@@ -105,6 +111,8 @@ def without_signal(algorithm: str, env_id: str, wrapper: type[gymnasium.Wrapper]
         ("trpo", "MountainCar-v0", NoGoal, -130, -120),
         ("trpo", "Acrobot-v1", NoGoal, -95, -90),
         ("trpo", "Pendulum-v1", NoSignal, -400, -175),
+        ("copdac_q", "Pendulum-v1", NoSignal, -400, -175),
+        ("off_pac", "MountainCar-v0", NoGoal, -1000, -130),  # of a limit of 5000 steps
     ],
 )
 def test_without_the_signal_the_same_settings_fail(algorithm, env_id, wrapper, most, learned):
@@ -112,6 +120,19 @@ def test_without_the_signal_the_same_settings_fail(algorithm, env_id, wrapper, m
     print(f"{algorithm} {env_id} without its signal: {means}")
     assert means.mean() < most
     assert (means >= learned).sum() <= 1  # of 5: learning is 8 or 9 of 10
+
+
+@pytest.mark.slow
+def test_off_pac_does_not_learn_without_ratios():
+    env = npg.make_env("MountainCar-v0", **npg.lab.presets.preset("off_pac", "MountainCar-v0").env_settings)
+    means = []
+    for seed in range(3):
+        agent = npg.make_agent("off_pac", env)
+        agent.behaviour_log_prob = lambda x, a, agent=agent: agent.policy.log_prob(agent.theta, x, a)  # so that ρ = 1
+        npg.train(agent, env, steps=200_000, seed=seed)
+        means.append(npg.evaluate(agent, env, episodes=10, seed=seed, deterministic=False).mean())
+    print(f"off_pac MountainCar-v0 with ratios of 1: {means}")
+    assert max(means) < -500
 
 
 DELAYED_ID = "delayed:Delayed-v0"
