@@ -76,11 +76,6 @@ def online(w: np.ndarray, walk: Trajectories, trace: str) -> None:
             v_old = v_next
 
 
-def steps(walk: Trajectories, index: slice) -> Trajectories:
-    """Some rows of a walk."""
-    return Trajectories(**{name: rows(array, index) for name, array in walk.arrays().items()})
-
-
 def learn(walk: Trajectories, method: str) -> tuple[np.ndarray, np.ndarray]:
     """Error averaged over the episodes of one run: (λ, α), and the last weights (S, λ, α)."""
     w = np.zeros((STATES + 1, len(LAM), len(ALPHA)))
@@ -88,7 +83,7 @@ def learn(walk: Trajectories, method: str) -> tuple[np.ndarray, np.ndarray]:
     ends = np.flatnonzero(walk.terminated[:, 0]) + 1
     with np.errstate(over="ignore", invalid="ignore"):  # accumulating traces may diverge
         for begin, end in zip([0, *ends[:-1]], ends, strict=True):
-            episode = steps(walk, slice(begin, end))
+            episode = Trajectories(**{name: rows(array, slice(begin, end)) for name, array in walk.arrays().items()})
             if method == "offline":
                 offline(w, episode)
             else:
@@ -110,8 +105,8 @@ def check(walk: Trajectories) -> None:
         _, w = learn(walk, method)
         for i, j in product(range(len(LAM)), range(5, len(ALPHA), 10)):
             critic = online_critic(LinearValue(OneHot(STATES + 1)), 1, ALPHA[j], MDP.gamma, LAM[i], method)
-            for k in range(len(walk.t)):
-                critic.update(steps(walk, slice(k, k + 1)))
+            for step in walk.by_step():
+                critic.update(step)
             if np.abs(w[:, i, j]).max() < 10:
                 assert np.allclose(critic.w, w[:, i, j], rtol=0, atol=1e-12), (method, LAM[i], ALPHA[j])
 

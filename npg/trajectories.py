@@ -1,5 +1,6 @@
 """Recorded trajectories, and how much of them a method asks for."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,6 +134,11 @@ class Trajectories:
         if not n:
             raise ValueError("nothing is learned from reset steps alone: pass over trajectories without a valid row")
         return rows(self.x, 0), self.actions[0], valid, n
+
+    def by_step(self) -> Iterator["Trajectories"]:
+        """The times t = 0, 1, … with a valid row, each as trajectories of T = 1: what an online method learns from."""
+        for t in np.flatnonzero(self.valid.any(axis=1)):
+            yield Trajectories(**{name: rows(value, slice(t, t + 1)) for name, value in self.arrays().items()})  # type: ignore[arg-type]
 
     def observations(self) -> tuple[Array, Array]:
         """S and S' of one step of each environment (T = 1), of which at least one is valid: (N, …).

@@ -294,12 +294,6 @@ KINDS_AND_TRACES = [(kind, trace) for kind in CASES for trace in TRACES if trace
 DECAYS = {"lam_theta": 0.7, "lam_w": 0.9}
 
 
-def steps_of(traj: Trajectories):
-    """The valid steps of a column, one at a time."""
-    for t in range(int(traj.valid[:, 0].sum())):
-        yield Trajectories(**{name: F.rows(array, slice(t, t + 1)) for name, array in traj.arrays().items()})
-
-
 def derivative(f, theta):
     """∂f/∂θ of an array-valued analytic f by the complex step, the parameter last: (…, n)."""
     return np.stack([np.imag(f(theta + 1e-30j * e)) / 1e-30 for e in np.eye(len(theta))], axis=-1)

@@ -23,7 +23,6 @@ from oracles import (
     row_of,
     score,
     step_of,
-    steps_of,
     stream,
     table,
     transitions,
@@ -198,7 +197,7 @@ def mean_over_episodes(p, v, lam, **setting):
     agent.init(p.rng)
     agent.theta, agent.critic.w = p.theta.copy(), v.copy()
     episodes, probability = enumerate_trajectories(p.mdp, p.policy, p.theta, 3)
-    return sum(q * frozen_sums(agent, steps_of(episodes[i]))[0] for i, q in enumerate(probability))
+    return sum(q * frozen_sums(agent, episodes[i].by_step())[0] for i, q in enumerate(probability))
 
 
 @pytest.mark.equation("8.1", defining=True)
@@ -240,7 +239,7 @@ def test_a_time_limit_takes_away_the_later_times_and_nothing_else(p, lam):
     agent = ActorCriticLambda(p.policy, table(mdp), **setting)
     agent.init(p.rng)
     agent.theta, agent.critic.w = p.theta.copy(), mdp.value(p.policy, p.theta)
-    mean = sum(q * frozen_sums(agent, steps_of(episodes[i]))[0] for i, q in enumerate(probability))
+    mean = sum(q * frozen_sums(agent, episodes[i].by_step())[0] for i, q in enumerate(probability))
     assert episodes.truncated.any()
     marginals = mdp.state_marginals(p.policy, p.theta, horizon=limit)[:limit] * ~mdp.terminal
     weights = mdp.gamma ** np.arange(limit) @ marginals

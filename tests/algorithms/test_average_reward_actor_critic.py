@@ -17,7 +17,6 @@ from oracles import (
     row_of,
     score,
     step_of,
-    steps_of,
     stream,
     table,
     transitions,
@@ -132,7 +131,7 @@ def mean_last_step(p, v, average, lam, length):
     begin = agent.state()
     for i, q in enumerate(probability):
         agent.load_state(begin)
-        for traj in steps_of(paths[i]):
+        for traj in paths[i].by_step():
             agent.theta = p.theta.copy()
             agent.update(traj, p.rng)
         mean = mean + q * (agent.theta - p.theta)

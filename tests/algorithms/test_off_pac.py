@@ -24,7 +24,6 @@ from oracles import (
     probabilities,
     row_of,
     score,
-    steps_of,
     stream,
     table,
     transitions,
@@ -316,7 +315,7 @@ def test_over_all_episodes_of_the_behaviour_the_traces_add_up_to_the_gradient(rn
     x = p.policy.features(episodes.obs.ravel()).reshape(*episodes.obs.shape, -1)
     mean, emphasis = 0.0, np.zeros(mdp.n_states)
     for k, probability in enumerate(chance):
-        steps = list(steps_of(replace(episodes, x=x)[k]))
+        steps = list(replace(episodes, x=x)[k].by_step())
         F_ = 0.0
         for t, traj in enumerate(steps):
             s, a = traj.obs[0, 0], traj.actions[0, 0]
@@ -554,3 +553,22 @@ def test_what_is_collected_has_the_log_probabilities_where_the_agent_explores():
     near(traj.log_b, np.where(traj.valid, -np.log(2), 0.0))
     assert traj[1].log_b.shape == (30, 1)
     assert Collector(env, 0).collect(agent, Steps(5), rng, explore=False).log_b is None
+
+
+def test_recorded_data_teach_what_they_taught_when_they_were_drawn():
+    env, agents = npg.make_vec("npg/RandomWalk-v0", 3, n_states=5, max_episode_steps=12), []
+    for recorded in (False, True):
+        agent, rng = npg.make_agent("off_pac", env, lam=0.5, eta=0.5), np.random.default_rng(1)
+        agent.init(np.random.default_rng(0), 3)
+        collector = Collector(env, 0)
+        if recorded:
+            steps = collector.collect(agent, Steps(60), rng).by_step()
+        else:
+            steps = (collector.collect(agent, Steps(1), rng) for _ in range(60))
+        for step in steps:
+            if step.valid.any():
+                agent.update(step, rng)
+        agents.append(agent)
+    assert np.abs(agents[0].theta).max() > 0
+    for name, array in agents[0].state().items():
+        np.testing.assert_array_equal(array, agents[1].state()[name])
