@@ -5,10 +5,12 @@ from typing import ClassVar
 import numpy as np
 
 from .._typing import Array, Inputs, Rng
+from ..features import Features
 from ..replay import Batches
 from ..returns import discounted_returns
 from ..trajectories import Episodes, Trajectories
-from .base import Agent, choice, gamma, integer, method, number, optimizer
+from ..values import LinearValue, ridge_least_squares
+from .base import Agent, choice, features, gamma, integer, method, number, optimizer
 
 TINY = float(np.finfo(float).tiny)
 """Divides in the place of the mean product of ratios where all are zero."""
@@ -23,6 +25,7 @@ class OffPolicyReinforce(Agent):
     episode that a time limit cuts ends there, which makes the limit part of the task.
     """
 
+    baseline_features: Features = features("polynomial", doc="x of v̂(s; w) = wᵀx(s), where ``baseline='linear'``.")
     gamma: float = gamma()
     episodes: int = integer(16, 1, doc="M, whole episodes per batch.")
     batches: int = integer(1, 1, doc="K, batches that are kept.")
@@ -35,11 +38,13 @@ class OffPolicyReinforce(Agent):
         doc="X: ρ_t alone, Eq. (6.21), biased; products up to t and onwards, Eq. (6.17); those of whole trajectories, "
         "Eq. (6.16); these divided by their sum, Eq. (6.20).",
     )
+    baseline: str = choice("linear", "none", doc="b: v̂(S_t; w), fitted to the batches before that of the row, or 0.")
+    ridge: float = number(1.0, 0, doc="κ of the fit by least squares.")
     outer_discount: bool = choice(True, False, doc="Keep γ^t before the return; without it, Eq. (1.10).")
     optimizer: str = optimizer("adam", "rmsprop", "ascent")
     alpha: float = number(0.01, 0, doc="Step size α.")
 
-    learned: ClassVar[tuple[str, ...]] = ("theta", "ascent", "kept")
+    learned: ClassVar[tuple[str, ...]] = ("theta", "w", "ascent", "kept")
 
     @property
     def collect(self) -> Episodes:
@@ -47,8 +52,10 @@ class OffPolicyReinforce(Agent):
         return Episodes(self.episodes)
 
     def init(self, rng: Rng, columns: int = 1) -> None:
-        """θ as the policy begins it, no batches."""
+        """θ as the policy begins it, w = 0, no batches."""
         super().init(rng, columns)
+        self.v = LinearValue(self.baseline_features)
+        self.w = np.zeros(self.v.n_params)
         self.ascent = self.ascending(self.policy.n_params, self.alpha)
         self.kept = Batches(self.batches)
 
@@ -62,15 +69,21 @@ class OffPolicyReinforce(Agent):
         return self.policy.log_prob(self.theta, x, a)
 
     def remember(self, traj: Trajectories) -> None:
-        """Store the rows of a batch, those of each episode one after another."""
+        """Store the rows of a batch, those of each episode one after another, with v̂ of their states; then fit w."""
         log_b, order = traj.behaviour_log_prob(), np.argsort(traj.episodes()[traj.valid], kind="stable")
         columns = {"obs": traj.obs, "actions": traj.actions, "rewards": traj.rewards, "t": traj.t, "log_b": log_b}
-        self.kept.insert(**{name: column[traj.valid][order] for name, column in columns.items()})
+        x = self.v.x(traj.obs[traj.valid])
+        rows = {name: column[traj.valid] for name, column in columns.items()} | {"v": x @ self.w}
+        self.kept.insert(**{name: column[order] for name, column in rows.items()})
+        if self.baseline == "linear":
+            G = discounted_returns(traj.rewards, traj.terminated, traj.truncated, self.gamma)
+            self.w = ridge_least_squares(x, G[traj.valid], self.ridge)  # (1.14)
 
-    def weights(self, R: Array, rho: Array) -> Array:
-        """What multiplies the scores in X, for rewards and ratios of M episodes, 0 and 1 after their ends: (T, M)."""
+    def weights(self, R: Array, rho: Array, v: Array) -> Array:
+        """What multiplies the scores in X, for R, ρ and v̂ of M episodes, 0, 1 and 0 after they end: (T, M)."""
         no = np.zeros(R.shape, dtype=bool)
         G = discounted_returns(R, no, no, self.gamma, ratios=rho if self.estimate == "per_decision" else 1.0)
+        G = G - v
         if self.outer_discount:
             G = self.gamma ** np.arange(len(R))[:, None] * G
         if self.estimate == "first_order":
@@ -81,21 +94,22 @@ class OffPolicyReinforce(Agent):
         return product * G / (1 if self.estimate == "whole" else max(product.mean(), TINY))  # (6.16), (6.20)
 
     def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
-        """Generate M episodes following π_θ; record ln b ← ln π(A_t|S_t, θ); drop all but the last K batches; then,
+        """Generate M episodes following π_θ; record ln b_t ← ln π(A_t|S_t, θ) and v̂(S_t; w); then
 
+        w ← argmin Σ (v̂(S_t; w) − G_t)² + κ‖w‖²;   drop all but the last K batches
         n times:
             ρ_t ← π(A_t|S_t, θ) / b_t in every row
-            θ ← a step of size α along the mean of X over all trajectories that are kept
+            θ ← a step of size α along the mean of X over all trajectories that are kept, G_t less v̂(S_t; w) in it
         """
         self.remember(traj)
         rows = self.kept.rows
         x, a, t = self.policy.features(rows["obs"]), rows["actions"], rows["t"]
         where = t, np.cumsum(t == 0) - 1
-        R, rho = np.zeros((2, t.max() + 1, np.count_nonzero(t == 0)))
-        R[where], rho[:] = rows["rewards"], 1
+        R, v, rho = np.zeros((3, t.max() + 1, np.count_nonzero(t == 0)))
+        R[where], v[where], rho[:] = rows["rewards"], rows["v"], 1
         for _ in range(self.updates):
             rho[where] = np.exp(self.policy.log_prob(self.theta, x, a) - rows["log_b"])
-            w = self.weights(R, rho)[where] / R.shape[1]
+            w = self.weights(R, rho, v)[where] / R.shape[1]
             g = self.policy.weighted_score(self.theta, x, a, w)  # (12.23)
             self.theta = self.ascent.step(self.theta, g)
         return {"ratio": rho[where].mean(), "gradient_norm": np.linalg.norm(g)}

@@ -18,11 +18,13 @@ from oracles import (
     probabilities,
     row_of,
     score,
+    vector,
 )
 from strategies import examples, seeds
 
 import npg
 from npg.algorithms import OffPolicyReinforce
+from npg.features import OneHot
 from npg.lab.collect import Collector
 from npg.trajectories import LEAST_LOG_B
 
@@ -35,12 +37,12 @@ def ratio(case, theta, row, log_b):
 
 
 def estimate(case, theta, episodes, kind, gamma, outer_discount=True):
-    """The mean of X over episodes, lists of rows with log b, from their definitions."""
+    """The mean of X over episodes, lists of rows with log b and a baseline, from their definitions."""
     total, weight = 0.0, 0.0
     for episode in episodes:
-        rho = [ratio(case, theta, row, log_b) for row, log_b in episode]
+        rho = [ratio(case, theta, row, log_b) for row, log_b, _ in episode]
         X = 0.0
-        for t, (row, _) in enumerate(episode):
+        for t, (row, _, v) in enumerate(episode):
             later = range(t, len(episode))
             if kind == "per_decision":
                 G = sum(gamma ** (k - t) * np.prod(rho[t + 1 : k + 1]) * episode[k][0].r for k in later)
@@ -48,7 +50,7 @@ def estimate(case, theta, episodes, kind, gamma, outer_discount=True):
             else:
                 G = sum(gamma ** (k - t) * episode[k][0].r for k in later)
                 w = rho[t] if kind == "first_order" else np.prod(rho)
-            X = X + (gamma**t if outer_discount else 1) * w * G * score(case.policy, theta, row.obs, row.a)
+            X = X + (gamma**t if outer_discount else 1) * w * (G - v) * score(case.policy, theta, row.obs, row.a)
         total, weight = total + X, weight + np.prod(rho)
     return total / (weight if kind == "weighted" else len(episodes))
 
@@ -59,36 +61,43 @@ def with_log_b(traj, rng):
     return traj
 
 
-def episodes_with_log_b(traj):
+def episodes_with_log_b(traj, v):
+    """Lists of (row, log b, v(row))."""
     found = []
     for n in range(traj.valid.shape[1]):
         for t in range(len(traj.valid)):
             row = row_of(traj, n, t)
             if row:
                 found += [[]] if row.t == 0 else []
-                found[-1].append((row, traj.log_b[t, n]))
+                found[-1].append((row, traj.log_b[t, n], v(row)))
     return found
 
 
 @pytest.mark.equation("6.14", "6.16", "6.17", "6.20", "6.21", "12.23")
 @pytest.mark.parametrize("kind", ["one-hot", "dense", "tiles"])
 @pytest.mark.parametrize("how", ESTIMATES)
-@given(seeds, st.integers(1, 3), st.integers(1, 3), st.booleans())
+@given(seeds, st.integers(1, 3), st.integers(1, 3), st.booleans(), st.sampled_from(["linear", "none"]))
 @examples(8)
-def test_updates_are_the_box_over_the_batches_that_are_kept(kind, how, seed, K, n, outer_discount):
+def test_updates_are_the_box_over_the_batches_that_are_kept(kind, how, seed, K, n, outer_discount, baseline):
     case, rng, kept = CASES[kind], np.random.default_rng(seed), []
-    setting = {"gamma": 0.8, "alpha": 0.01, "estimate": how, "outer_discount": outer_discount}
+    setting = {"gamma": 0.8, "alpha": 0.01, "estimate": how, "outer_discount": outer_discount, "baseline": baseline}
     agent = make(OffPolicyReinforce, case, seed, batches=K, updates=n, optimizer="ascent", **setting)
-    theta = agent.theta.copy()
+    theta, w = agent.theta.copy(), agent.w.copy()
     for k in range(4):
         traj = with_log_b(batch(case, seed + k), rng)
-        kept = [*kept, episodes_with_log_b(traj)][-K:]
+        new = episodes_with_log_b(traj, lambda row, w=w: w @ vector(case.value_features, row.obs))
+        kept = [*kept, new][-K:]
+        if baseline == "linear":
+            X = np.array([vector(case.value_features, row.obs) for episode in new for row, *_ in episode])
+            G = [sum(0.8 ** (j - t) * e[j][0].r for j in range(t, len(e))) for e in new for t in range(len(e))]
+            w = np.linalg.solve(X.T @ X + np.eye(len(w)), X.T @ G)
         assert sum(map(len, kept)) == len(kept) * len(episodes_of(traj))
         episodes = [episode for found in kept for episode in found]
         for _ in range(n):
             theta = theta + 0.01 * estimate(case, theta, episodes, how, 0.8, outer_discount)
         agent.update(traj, np.random.default_rng(0))
         near(agent.theta, theta)
+        near(agent.w, w)
 
 
 # Means for a fixed θ
@@ -110,10 +119,13 @@ def two_batches(p, other):
 def test_for_a_fixed_theta_the_mean_over_batches_of_two_policies_is_the_gradient(how, shared, gamma):
     p = in_quarters(gamma, shared)
     theta = np.random.default_rng(0).normal(size=p.policy.n_params)
-    agent = OffPolicyReinforce(p.policy, gamma=gamma, batches=2, updates=1, estimate=how, optimizer="ascent", alpha=1.0)
+    agent = OffPolicyReinforce(
+        p.policy, OneHot(p.mdp.n_states), gamma=gamma, batches=2, updates=1, estimate=how, optimizer="ascent", alpha=1.0
+    )
     agent.init(np.random.default_rng(0))
     batches = list(two_batches(p, np.zeros(p.policy.n_params)))
     agent.remember(batches[0])
+    assert np.abs(agent.w).max() > 0  # the second batch has a baseline
     agent.theta = theta.copy()
     agent.update(batches[1], np.random.default_rng(0))
     exact = p.mdp.gradient(p.policy, theta)
@@ -133,7 +145,15 @@ def test_the_batch_that_made_theta_gives_a_biased_gradient_there():
     """The example of the chapter: one decision with rewards 1 and 0, drawn once at p = 1/2, and the step x = 2X."""
     p_1, estimates = [], []
     for a in (0, 1):
-        agent = OffPolicyReinforce(ONE_STATE.policy, updates=1, estimate="whole", optimizer="ascent", alpha=1.0)
+        agent = OffPolicyReinforce(
+            ONE_STATE.policy,
+            ONE_STATE.policy.features,
+            baseline="none",
+            updates=1,
+            estimate="whole",
+            optimizer="ascent",
+            alpha=1.0,
+        )
         agent.init(np.random.default_rng(0))
         traj = bandit((1.0, 0.0), [1 - a, a])
         traj.log_b = np.log([[0.5]])
