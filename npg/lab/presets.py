@@ -35,6 +35,7 @@ class Preset:
 
 _CARTPOLE_SCALE = [2.4, 3.0, 0.21, 3.0]
 _MOUNTAIN_CAR_TILES = {"kind": "tile", "n_tilings": 8, "n_tiles": 8}
+_OFF_PAC_TILES = {"kind": "tile", "n_tilings": 10, "n_tiles": 10}
 _PENDULUM_TILES = {"kind": "tile", "n_tilings": 16, "n_tiles": [4, 4, 6]}
 
 PRESETS: dict[tuple[str, str], Preset] = {
@@ -111,6 +112,21 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "alpha_w": 0.04,
         }
     ),
+    ("off_pac", "MountainCar-v0"): Preset(
+        # The behaviour is uniform, and so ρ ≤ 3: traces grow where λ > 1 / 3. Values begin near what random actions are
+        # worth, so that no optimism explores. The limit of 200 steps would end most episodes of the behaviour.
+        steps=500_000,
+        settings={
+            "features": _OFF_PAC_TILES,
+            "value_features": _OFF_PAC_TILES,
+            "lam": 0.0,
+            "v0": -100.0,
+            "alpha_u": 0.05 / 10,
+            "alpha_v": 0.5 / 10,
+            "alpha_w": 1e-4 / 10,
+        },
+        env_settings={"max_episode_steps": 5000},
+    ),
     ("copdac_q", "Pendulum-v1"): Preset(
         settings={
             "features": _PENDULUM_TILES,
@@ -121,6 +137,39 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "alpha": 0.001 / 16,
             "alpha_w": 0.03 / 16 / 2**2,
             "alpha_v": 0.4 / 16,
+        }
+    ),
+    ("copdac_gq", "Pendulum-v1"): Preset(
+        settings={
+            "features": _PENDULUM_TILES,
+            "value_features": _PENDULUM_TILES,
+            "gamma": 0.98,
+            "sigma": 2.0,
+            "natural": True,
+            "alpha": 0.001 / 16,
+            "alpha_w": 0.03 / 16 / 2**2,
+            "alpha_v": 0.4 / 16,
+            "alpha_u": 0.005 / 16,
+        }
+    ),
+    ("dpg_sarsa", "Pendulum-v1"): Preset(
+        settings={
+            "features": _PENDULUM_TILES,
+            "value_features": _PENDULUM_TILES,
+            "gamma": 0.98,
+            "sigma": 2.0,
+            "alpha": 0.0008,
+            "alpha_w": 0.06 / 16 / 2**2,
+            "alpha_v": 0.4 / 16,
+        }
+    ),
+    ("replay_actor_critic", "CartPole-v1"): Preset(
+        # α_v moves q̂ by 8 α_v of the mean error, which is more than all of it while the buffer holds one state or two.
+        settings={
+            "scale": _CARTPOLE_SCALE,
+            "value_features": {"kind": "tile", "n_tilings": 8, "n_tiles": 6, "scale": _CARTPOLE_SCALE},
+            "alpha_u": 0.015,
+            "alpha_v": 0.5,
         }
     ),
     ("reinforce", "npg/ShortCorridor-v0"): Preset(
