@@ -63,7 +63,7 @@ def bare(steps: int) -> tuple[np.ndarray, float]:
         e_u *= rho * gamma_t * LAM
         e_u[:, x] -= rho * pi[:, None]
         e_u[a, x] += rho
-        w_x, correction = w[x].sum(), gamma_next * (1 - LAM) * (e_v @ w)
+        w_x, correction = w[x].sum(), gamma_next * (1 - LAM * (not truncated)) * (e_v @ w)
         v += ALPHA_V * delta * e_v
         v[x_next] -= ALPHA_V * correction
         w += ALPHA_W * delta * e_v

@@ -28,10 +28,10 @@ LINES = {  # estimate, K, n, step size
     "single steps": ("first_order", 1, 8, 0.05),
     "single steps, K = 4": ("first_order", 4, 8, 0.05),
     "per decision": ("per_decision", 1, 8, 0.05),
-    "per decision, K = 4": ("per_decision", 4, 8, 0.05),
-    "whole": ("whole", 1, 8, 0.05),
-    "whole, K = 4": ("whole", 4, 8, 0.05),
-    "normalised": ("weighted", 1, 8, 0.05),
+    "per decision, K = 4": ("per_decision", 4, 8, 0.025),
+    "whole": ("whole", 1, 8, 0.1),
+    "whole, K = 4": ("whole", 4, 8, 0.1),
+    "normalised": ("weighted", 1, 8, 0.1),
     "normalised, K = 4": ("weighted", 4, 8, 0.05),
 }
 

@@ -19,7 +19,7 @@ def pack(columns: dict[str, Array], length: int | None = None) -> Array:
     sizes = {len(column) for column in columns.values()}
     if len(sizes) > 1:
         raise ValueError(f"the columns must have as many rows each, got {[(n, len(c)) for n, c in columns.items()]}")
-    dtype = np.dtype([(name, column.dtype, column.shape[1:]) for name, column in columns.items()], align=True)
+    dtype = np.dtype([(name, column.dtype, column.shape[1:]) for name, column in sorted(columns.items())], align=True)
     rows = np.zeros(max(sizes, default=0) if length is None else length, dtype)
     for name, column in columns.items() if length is None else ():
         rows[name] = column

@@ -283,14 +283,14 @@ class OffPolicyTD(Stateful):
     alpha_v : float
         α_v.
     gamma, lam : float or callable
-        γ and λ, numbers or functions of the state, in [0, 1].
+        γ and λ, numbers or functions of the state, in [0, 1]; the functions are believed.
 
     Attributes
     ----------
     v0 : float
         v₀ of v̂ = v₀ + vᵀx, what all states are worth before anything is learned; 0 unless it is set.
-    gamma_t, lam_t : (N,)
-        γ, of the transition that led to S, and λ(S), from ``error`` until ``learn``: for the trace of an actor.
+    gamma_t : (N,)
+        γ of the transition that led to S, from ``error`` until ``learn``: for the trace of an actor.
 
     Raises
     ------
@@ -328,8 +328,9 @@ class OffPolicyTD(Stateful):
         self._on = self._valid & ~(traj.terminated[0] | traj.truncated[0])
         obs, next_obs = traj.observations()
         self._x, self._x_next = self.value.features(obs), self.value.features(next_obs)
-        self.lam_t, self._lam_next = _at(self.lam, obs), _at(self.lam, next_obs)
+        self._lam_t, self._lam_next = _at(self.lam, obs), _at(self.lam, next_obs) * self._on
         self._gamma_next = _at(self.gamma, next_obs) * ~traj.terminated[0]
+        self.gamma_t = self.gamma_t * (traj.t[0] > 0)
         v, v_next = (self.v0 + _dot(self.v, x) for x in (self._x, self._x_next))
         return (traj.rewards[0] + self._gamma_next * v_next - v) * self._valid  # (12.1)
 
@@ -341,7 +342,7 @@ class OffPolicyTD(Stateful):
         """e ← ρ(M x(S) + γλ(S) e)."""
         has_shape("rho", rho, self.gamma_t.shape)
         rho = np.where(self._valid, rho, 0.0)
-        self.e *= (rho * self.gamma_t * self.lam_t)[:, None]
+        self.e *= (rho * self.gamma_t * self._lam_t)[:, None]
         self.value.model.accumulate(self.v, self.e, self._x, (rho * M)[:, None])  # (12.7), (12.16)
 
     def learn(self, delta: Array) -> None:
@@ -381,7 +382,7 @@ class EmphaticTD(OffPolicyTD):
     Parameters
     ----------
     interest : float or callable
-        i ≥ 0, a number or a function of the state.
+        i ≥ 0, a number or a function of the state, which is believed.
     """
 
     learned: ClassVar[tuple[str, ...]] = ("v", "e", "gamma_t", "F", "rho")
@@ -404,8 +405,8 @@ class EmphaticTD(OffPolicyTD):
     def trace(self, rho: Array) -> None:
         """F ← i(S) + γρF;  M ← λ(S) i(S) + (1 − λ(S)) F;  e ← ρ(M x(S) + γλ(S) e)."""
         self.F = self._interest + self.gamma_t * self.rho * self.F  # (12.5)
-        self._follow(rho, self.lam_t * self._interest + (1 - self.lam_t) * self.F)
-        self.rho = np.where(self._valid, rho, 0.0)
+        self._follow(rho, self._lam_t * self._interest + (1 - self._lam_t) * self.F)
+        self.rho = rho
 
 
 class GTDLambda(OffPolicyTD):
@@ -414,7 +415,7 @@ class GTDLambda(OffPolicyTD):
         γ' ← γ(S')                             (0 where S' is terminal)
         δ ← R + γ' vᵀx(S') − vᵀx(S)
         e ← ρ(x(S) + γλ(S) e)                  (ρ = π(A|S) / b(A|S))
-        v ← v + α_v [δe − γ'(1 − λ(S')) (wᵀe) x(S')]
+        v ← v + α_v [δe − γ'(1 − λ(S')) (wᵀe) x(S')]    (λ(S') = 0 at a time limit, where the trace is cut)
         w ← w + α_w [δe − (wᵀx(S)) x(S)]
         γ ← γ'
 
@@ -460,7 +461,9 @@ class OneBinaryGTD(GTDLambda):
         self._active, self._active_next = features(obs)[0], features(next_obs)[0]
         terminated = bool(traj.terminated[0, 0])
         self._end = terminated or traj.truncated[0, 0]
-        self.lam_t, self._lam_next = _first(self.lam, obs), _first(self.lam, next_obs)
+        self._lam_t, self._lam_next = _first(self.lam, obs), 0.0 if self._end else _first(self.lam, next_obs)
+        if not traj.t[0, 0]:
+            self.gamma_t[0] = 0
         gamma_next = self._of_next = 0.0 if terminated else _first(self.gamma, next_obs)
         v_next = gamma_next * (self.v0 + v[self._active_next].sum())
         return np.array([traj.rewards[0, 0] + v_next - self.v0 - v[self._active].sum()])
@@ -470,7 +473,7 @@ class OneBinaryGTD(GTDLambda):
         has_shape("rho", rho, (1,))
         e = self.e[0]  # NumPy has a fast loop for vectors
         ratio = rho[0]
-        blas.dscal(ratio * self.gamma_t[0] * self.lam_t, e)
+        blas.dscal(ratio * self.gamma_t[0] * self._lam_t, e)
         e[self._active] += ratio  # no index occurs twice in a row of binary features
 
     def learn(self, delta: Array) -> None:

@@ -1,5 +1,6 @@
 """Recorded trajectories, and how much of them a method asks for."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -101,19 +102,23 @@ class Trajectories:
         Raises
         ------
         ValueError
-            If it was not recorded, or is not finite or below ``LEAST_LOG_B`` in a valid row.
+            If it was not recorded, or in a valid row is not finite, below ``LEAST_LOG_B``, or, where actions are
+            discrete, positive: then it is no logarithm.
         """
         if self.log_b is None:
             raise ValueError("log_b must be the log b(A|S) of each row for a method that divides by b, got None")
-        has_shape("log_b", self.log_b, self.valid.shape, "the rewards")
-        good = (self.log_b >= LEAST_LOG_B) & (self.log_b < np.inf)
+        has_shape("log_b", np.asarray(self.log_b), self.valid.shape, "the rewards")
+        log_b = np.asarray(self.log_b)
+        discrete = self.actions.dtype.kind in "iu"  # whose probabilities are at most 1, but for rounding
+        good = (log_b >= LEAST_LOG_B) & (log_b <= (1e-9 if discrete else sys.float_info.max))
         if np.count_nonzero(good) < good.size and not (good | ~self.valid).all():
             t, n = np.argwhere(self.valid & ~good)[0]
             raise ValueError(
-                f"log_b must be finite and at least {LEAST_LOG_B:g} for an action that was taken, "
-                f"got {self.log_b[t, n]} in row {t} of column {n} for action {self.actions[t, n]}"
+                f"log_b must be finite and at least {LEAST_LOG_B:g} for an action that was taken"
+                f"{', and at most 0 for one of finitely many,' * discrete} "
+                f"got {log_b[t, n]} in row {t} of column {n} for action {self.actions[t, n]}"
             )
-        return self.log_b
+        return log_b
 
     def rows(self, *arrays: Array) -> tuple[Any, ...]:
         """The valid rows of x, of the actions, and of each of ``arrays`` (T, N, …): B rows, (B, …) each."""

@@ -200,11 +200,11 @@ class Shifted(TransformObservation):
 
 
 def transitions(mdp: Any, policy: Policy, pi: np.ndarray) -> Iterator[tuple[int, int, int, float, Trajectories]]:
-    """s, a, s', π(a|s) P(s'|s, a) and the step, for all that may happen in the states that are not terminal."""
+    """s, a, s', π(a|s) P(s'|s, a) and the step, within an episode, for all that may happen in states not terminal."""
     p = pi[:, :, None] * mdp.P * ~mdp.terminal[:, None, None]
     for s, a, s_next in np.argwhere(p > 0):
         r = mdp.R[s, a] if mdp.R.ndim == 2 else mdp.R[s, a, s_next]
-        row = Row(s, a, r, s_next, mdp.terminal[s_next], False, 0)
+        row = Row(s, a, r, s_next, mdp.terminal[s_next], False, 1)
         yield s, a, s_next, p[s, a, s_next], step_of(policy, [row], row)
 
 

@@ -109,7 +109,7 @@ class Steps:
         p = t.p.d[:, None, None] * t.p.behaviour[:, :, None] * mdp.P
         self.all = []
         for s, a, s_next in np.argwhere(p > 0):
-            row = Row(s, a, mdp.R[s, a, s_next], s_next, mdp.terminal[s_next], False, 0)
+            row = Row(s, a, mdp.R[s, a, s_next], s_next, mdp.terminal[s_next], False, 1)
             rho = t.p.target[s, a] / t.p.behaviour[s, a]
             self.all.append((s, p[s, a, s_next], np.array([rho]), step_of(policy, [row], row)))
         self.t = t
@@ -192,6 +192,28 @@ def test_the_follow_on_trace_has_the_mean_that_discounted_steps_of_the_target_ha
     m = np.linalg.solve(np.eye(len(t.r)) - t.chain.T, t.p.d * t.p.interest)
     near(t.p.follow_on(), m)
     near(t.p.d * (t.p.interest + F), m)
+
+
+@given(tasks)
+@examples(30)
+def test_a_state_in_which_the_behaviour_never_is_plays_no_part(t):
+    p, n = t.p, len(t.r)
+    P, R = np.zeros((n + 1, 2, n + 1)), np.zeros((n + 1, 2, n + 1))
+    P[:n, :, :n], R[:n, :, :n] = p.mdp.P, p.mdp.R
+    P[n, :, 0] = R[n] = 1  # which leads to the others, by an action that the behaviour does not take
+    mdp = TabularMDP(P, R, 0.9, np.append(p.mdp.rho0, 0))
+    target, b = np.vstack([p.target, [[1, 0]]]), np.vstack([p.behaviour, [[0, 1]]])
+    more = OffPolicy(mdp, target, b, *(np.append(f, 0.9) for f in (p.gamma, p.lam, p.interest)))
+    x = np.vstack([t.x, t.rng.normal(size=t.x.shape[1])])
+    for name in ("value", "follow_on", "emphasis"):
+        near(getattr(more, name)(), np.append(getattr(p, name)(), 0))
+    for emphatic in (False, True):
+        for mine, theirs in zip(
+            more.key_matrices(x, emphatic=emphatic), p.key_matrices(t.x, emphatic=emphatic), strict=True
+        ):
+            near(mine, theirs)
+    v = t.rng.normal(size=x.shape[1])
+    near(more.msve(x, v), p.msve(t.x, v))
 
 
 # Mean updates

@@ -489,7 +489,8 @@ def off_policy_box(kind, features, v, w, found, rhos):
     e, F, gamma, rho = np.zeros(len(v)), 0.0, 0.0, 1.0
     for s, ratio in zip(found, rhos, strict=True):
         x, x_next = vector(features, s.obs), vector(features, s.next_obs)
-        lam, lam_next, gamma_next = lam_of(s.obs[None])[0], lam_of(s.next_obs[None])[0], wave(s.next_obs[None])[0]
+        lam, gamma_next = lam_of(s.obs[None])[0], wave(s.next_obs[None])[0]
+        lam_next = 0.0 if s.truncated else lam_of(s.next_obs[None])[0]
         if s.terminated:
             gamma_next = 0.0
         delta, M = s.r + gamma_next * v @ x_next - v @ x, 1.0

@@ -265,6 +265,7 @@ class DeterministicAgent(OnlineAgent):
     sigma: float = number(1.0, 1e-12, doc="σ, the deviation of actions from μ(s), in each component.")
 
     learned: ClassVar[tuple[str, ...]] = ("theta", "w", "v")
+    off_policy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -290,6 +291,7 @@ class DeterministicAgent(OnlineAgent):
         """Of the valid rows of one step of each environment: x(S), A, φ(S), R, φ(S'), and where S' is not terminal."""
         if traj.valid.shape != (1, self.columns):
             raise ValueError(f"traj must be one step of columns = {self.columns} environments, got {traj.valid.shape}")
+        traj.step()  # at least one is valid
         (x, _), a, r, nonterminal = traj.rows(traj.rewards, ~traj.terminated)
         phi, phi_next = (self.value_features(obs[traj.valid]) for obs in (traj.obs, traj.next_obs))
         return x, a, phi, r, phi_next, nonterminal

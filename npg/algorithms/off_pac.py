@@ -30,7 +30,12 @@ class OffPAC(Agent):
         0.0, 0, 1, doc="λ, the decay of both traces; with ρ the factor of a step is ργλ, which may exceed 1."
     )
     eta: float = number(0.0, 0, 1, doc="η of M = (1 − η)i + ηF: 0 is Off-PAC, 1 the excursion gradient, Eq. (12.6).")
-    interest: str = choice("everywhere", "starts", doc="i: 1 in every row, or in the first row of an episode alone.")
+    interest: str = choice(
+        "everywhere",
+        "starts",
+        doc="i: 1 in every row, or in the first of an episode alone: with η = 1 this is ∇J / E_b[T], and with η = 0 no "
+        "other state is learned in.",
+    )
     epsilon: float = number(1.0, 0, 1, doc="ε of the behaviour b = (1 − ε)π + εb₀; then ρ ≤ 1 / (1 − ε).")
     behaviour: tuple[Policy, Array] | None = field(
         default=None,
@@ -56,14 +61,14 @@ class OffPAC(Agent):
             self.b, self.theta_b = self.policy, self.policy.init(np.random.default_rng(0))
             return
         try:
-            self.b, self.theta_b = self.behaviour
-            fits = self.b.distribution == self.policy.distribution and np.shape(self.theta_b) == (self.b.n_params,)
-        except (AttributeError, TypeError, ValueError):
+            self.b, self.theta_b = self.behaviour[0], np.array(self.behaviour[1], dtype=float)
+            fits = self.b.distribution == self.policy.distribution and self.theta_b.shape == (self.b.n_params,)
+            fits = fits and bool(np.isfinite(self.theta_b).all())
+        except (AttributeError, IndexError, TypeError, ValueError):
             fits = False
         if not fits:
-            raise ValueError(
-                f"behaviour must be a pair of a policy with {self.policy.distribution} and its θ, got {self.behaviour}"
-            )
+            expected = f"a pair of a policy with {self.policy.distribution} and its finite θ"
+            raise ValueError(f"behaviour must be {expected}, got {self.behaviour}")
 
     @property
     def collect(self) -> Steps:
@@ -141,10 +146,12 @@ class OffPAC(Agent):
         ρ ← π(A|S, θ) / b(A|S)
         e_v ← ρ[x(S) + γ_t λ e_v]
         e_u ← ρ[M ∇ ln π(A|S, θ) + γ_t λ e_u]
-        v ← v + α_v [δ e_v − γ(1 − λ)(wᵀe_v) x(S')];   w ← w + α_w [δ e_v − (wᵀx(S)) x(S)]
+        v ← v + α_v [δ e_v − γ(1 − λ)(wᵀe_v) x(S')]             (λ = 0 at a time limit)
+        w ← w + α_w [δ e_v − (wᵀx(S)) x(S)]
         θ ← θ + α_u δ e_u
         """
-        (x, a, valid, n), log_b = traj.step(), traj.behaviour_log_prob()[0]
+        (_, a, valid, n), log_b = traj.step(), traj.behaviour_log_prob()[0]
+        x = self.policy.features(traj.observations()[0])  # not those that another behaviour acted on
         delta, gamma_t = self.critic.error(traj), self.critic.gamma_t  # (12.1)
         i = 1.0 if self.interest == "everywhere" else traj.t[0] == 0
         self.F = i + gamma_t * self.rho * self.F  # (12.5)

@@ -12,9 +12,6 @@ from ..trajectories import Episodes, Trajectories
 from ..values import LinearValue, ridge_least_squares
 from .base import Agent, choice, features, gamma, integer, method, number, optimizer
 
-TINY = float(np.finfo(float).tiny)
-"""Divides in the place of the mean product of ratios where all are zero."""
-
 
 @method
 class OffPolicyReinforce(Agent):
@@ -90,8 +87,12 @@ class OffPolicyReinforce(Agent):
             return rho * G  # (6.21)
         if self.estimate == "per_decision":
             return rho.cumprod(axis=0) * G  # (6.17)
-        product = rho.prod(axis=0)
-        return product * G / (1 if self.estimate == "whole" else max(product.mean(), TINY))  # (6.16), (6.20)
+        if self.estimate == "whole":
+            return rho.prod(axis=0) * G  # (6.16)
+        with np.errstate(divide="ignore"):
+            log_product = np.log(rho).sum(axis=0)  # of long episodes the products themselves overflow
+        product = np.exp(log_product - log_product.max())
+        return product / product.mean() * G  # (6.20)
 
     def update(self, traj: Trajectories, rng: Rng) -> dict[str, float]:
         """Generate M episodes following π_θ; record ln b_t ← ln π(A_t|S_t, θ) and v̂(S_t; w); then

@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 
 from .._typing import Array, Inputs, Rng
-from ..distributions import Categorical
+from ..distributions import Categorical, log_softmax
 from ..features import Features
 from ..replay import Replay
 from ..trajectories import ONE_STEP, Steps, Trajectories
@@ -60,6 +60,8 @@ class ReplayActorCritic(Agent):
         """Store the valid rows of one step of each environment."""
         if traj.valid.shape != (1, self.columns):
             raise ValueError(f"traj must be one step of columns = {self.columns} environments, got {traj.valid.shape}")
+        n = traj.step()[-1]
+        self.policy.distribution.check_actions(traj.actions[traj.valid], n)
         names = ("obs", "actions", "rewards", "next_obs", "terminated")
         self.replay.insert(**{name: getattr(traj, name)[traj.valid] for name in names})
 
@@ -88,7 +90,7 @@ class ReplayActorCritic(Agent):
         weight = np.full(len(q), 1 / len(q))
         if self.actor == "sum":
             return self.policy.all_actions_gradient(self.theta, x, q, weight)
-        pi = np.exp([self.policy.log_prob(self.theta, x, np.full(len(q), a)) for a in range(q.shape[1])]).T
+        pi = np.exp(log_softmax(self.policy.eta(self.theta, x)))
         b = (pi * q).sum(axis=1) if self.baseline else 0.0
         a = self.policy.sample(self.theta, x, rng)
         return self.policy.weighted_score(self.theta, x, a, weight * (q[np.arange(len(q)), a] - b))

@@ -236,7 +236,11 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--resume", metavar="DIR", help="go on with a run")
     p.add_argument("--allow-import", metavar="MODULE", help="with --resume: import the module of the run's environment")
     p.add_argument("--eval-every", type=int, metavar="STEPS", help="evaluate during training, and at its end")
-    p.add_argument("--sample", action="store_true", help="evaluate with sampled actions instead of the most probable")
+    p.add_argument(
+        "--sample",
+        action="store_true",
+        help="evaluate with sampled actions, not the most probable; what is deterministic has no other",
+    )
     p.set_defaults(run=_train)
 
     p = commands.add_parser("evaluate", help="play episodes with a trained agent")
@@ -244,7 +248,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--episodes", type=int, default=100)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--allow-import", metavar="MODULE", help="import the module of the run's environment")
-    p.add_argument("--sample", action="store_true", help="sampled actions instead of the most probable")
+    p.add_argument("--sample", action="store_true", help="sampled actions, not the most probable")
     p.set_defaults(run=_evaluate)
 
     p = commands.add_parser("list", help="methods, presets and environments")

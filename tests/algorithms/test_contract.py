@@ -33,6 +33,7 @@ from npg.algorithms import ALGORITHMS, Agent
 from npg.envs.spaces import Env
 from npg.envs.tabular import TabularEnv
 from npg.lab.collect import Collector
+from npg.lab.presets import PRESETS, Preset
 from npg.lab.runs import Run
 from npg.lab.training import updates
 from npg.policies import GaussianLinear, Policy, SoftmaxLinear
@@ -84,6 +85,8 @@ def policy_on(cls: type[Agent], states: F.OneHot) -> Policy:
     return SoftmaxLinear(states, 2) if takes(cls, "one-hot") else GaussianLinear(states, F.Constant(), 1)
 
 
+WITH = {"interest": {"eta": 1.0}}
+"""What else a choice needs, to be one that every row is learned from."""
 METHODS = pytest.mark.parametrize("cls", ALGORITHMS.values(), ids=ALGORITHMS)
 ONLINE = {name: cls for name, cls in ALGORITHMS.items() if make(cls, case_of(cls)).collect == ONE_STEP}
 AVERAGED = {name: cls for name, cls in ONLINE.items() if name not in REPLAY}
@@ -93,7 +96,7 @@ EVERY_CHOICE = pytest.mark.parametrize(
     [
         pytest.param(cls, setting, id="-".join([name, *(f"{k}={v}" for k, v in setting.items())]))
         for name, cls in ALGORITHMS.items()
-        for setting in [{}, *({k: v} for k, values in options(cls).items() for v in values[1:])]
+        for setting in [{}, *({k: v} | WITH.get(k, {}) for k, values in options(cls).items() for v in values[1:])]
     ],
 )
 
@@ -255,6 +258,7 @@ def test_every_method_has_defaults_for_every_kind_of_space_and_is_rebuilt_from_i
     for f in fields(cls):
         if "features" in f.metadata:
             kind = "onehot" if env_id == "FrozenLake-v1" else f.metadata["features"]
+            kind = PRESETS.get((cls.name(), env_id), Preset()).settings.get(f.name, {"kind": kind})["kind"]
             assert F.describe(getattr(agent, f.name))["kind"] == kind
 
 

@@ -67,7 +67,8 @@ def box(case, theta, v, w, rows, *, gamma, lam, eta, interest, alpha_u, alpha_v,
         rho = np.exp(ln_pi(case, theta, s) - log_b)
         e_v = rho * (x + gamma_t * lam * e_v)
         e_u = rho * (M * score(case.policy, theta, s.obs, s.a) + gamma_t * lam * e_u)
-        v_new = v + alpha_v * (delta * e_v - gamma_next * (1 - lam) * (w @ e_v) * x_next)
+        lam_next = 0.0 if s.truncated else lam
+        v_new = v + alpha_v * (delta * e_v - gamma_next * (1 - lam_next) * (w @ e_v) * x_next)
         w = w + alpha_w * (delta * e_v - (w @ x) * x)
         theta, v = theta + alpha_u * delta * e_u, v_new
         gamma_t = 0.0 if s.terminated or s.truncated else gamma
@@ -162,13 +163,14 @@ def test_what_comes_after_the_end_of_an_episode_does_not_depend_on_how_it_ended_
         assert all(np.array_equal(fresh.state()[name], value) for name, value in agent.state().items())
 
 
+@pytest.mark.parametrize("columns", [1, 3])
 @pytest.mark.parametrize("kind", ["one-hot", "tiles"])
-def test_a_first_value_is_that_of_a_critic_whose_weights_have_it(kind):
+def test_a_first_value_is_that_of_a_critic_whose_weights_have_it(kind, columns):
     case = CASES[kind]
-    agent, other = (make(OffPAC, case, 0, v0=v0, lam=0.5, **STEPS) for v0 in (-7.0, 0.0))
+    agent, other = (make(OffPAC, case, 0, columns, v0=v0, lam=0.5, **STEPS) for v0 in (-7.0, 0.0))
     active = 1 if kind == "one-hot" else 4
     other.critic.v -= 7.0 / active
-    for traj in recorded(case, 0):
+    for traj in recorded(case, 0, columns=columns):
         for one in (agent, other):
             one.update(traj, np.random.default_rng(0))
         near(agent.theta, other.theta)
@@ -497,7 +499,7 @@ def test_an_action_that_the_behaviour_never_takes_is_an_error_that_names_it():
 
 
 @pytest.mark.equation("12.24")
-@pytest.mark.parametrize("log_b", [None, np.nan, -np.inf, np.inf, LEAST_LOG_B - 1e-9, np.zeros((1, 2))])
+@pytest.mark.parametrize("log_b", [None, np.nan, -np.inf, np.inf, LEAST_LOG_B - 1e-9, 0.5, np.zeros((1, 2))])
 def test_recorded_data_without_a_probability_are_refused_and_change_nothing(log_b):
     case = CASES["one-hot"]
     agent, traj = make(OffPAC, case), stream(case, 0)[0]
@@ -527,6 +529,8 @@ def test_rows_that_are_no_transitions_need_no_probability():
         (SoftmaxLinear(F.OneHot(5), 3), np.zeros(14)),
         (SoftmaxLinear(F.OneHot(5), 2), np.zeros(10)),
         (None, np.zeros(15)),
+        (SoftmaxLinear(F.OneHot(5), 3), np.full(15, np.nan)),
+        (SoftmaxLinear(F.OneHot(5), 3),),
     ],
 )
 def test_a_behaviour_that_does_not_fit_the_policy_is_refused(behaviour):
@@ -572,3 +576,33 @@ def test_recorded_data_teach_what_they_taught_when_they_were_drawn():
     assert np.abs(agents[0].theta).max() > 0
     for name, array in agents[0].state().items():
         np.testing.assert_array_equal(array, agents[1].state()[name])
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+def test_a_recording_that_stopped_within_an_episode_leaves_no_trace_for_the_next(columns):
+    case, rng = CASES["one-hot"], np.random.default_rng(0)
+    setting = STEPS | {"lam": 0.8, "eta": 1.0}
+    steps = list(recorded(case, 0, columns=columns))
+    agent, fresh = make(OffPAC, case, 0, columns, **setting), make(OffPAC, case, 0, columns, **setting)
+    for traj in steps[:3]:
+        for flags in (traj.terminated, traj.truncated):
+            flags[:] = False
+        traj.t[:] = 1
+        agent.update(traj, rng)
+    assert np.abs(agent.e_u).max() > 0
+    kept = ("theta", "critic.v", "critic.w")
+    fresh.load_state(fresh.state() | {name: agent.state()[name] for name in kept})
+    steps[3].t[:] = 0
+    for one in (agent, fresh):
+        one.update(steps[3], rng)
+    for name in kept:
+        np.testing.assert_array_equal(agent.state()[name], fresh.state()[name])
+
+
+def test_features_are_those_of_the_policy_and_not_what_the_recorder_acted_on():
+    case = CASES["dense"]
+    agent, other = make(OffPAC, case), make(OffPAC, case)
+    for traj in recorded(case, 0):
+        agent.update(traj, np.random.default_rng(0))
+        other.update(replace(traj, x=3 * traj.x), np.random.default_rng(0))
+    np.testing.assert_array_equal(agent.theta, other.theta)

@@ -204,3 +204,11 @@ def test_gaussian_policies_learn_too():
         agent.update(batch(case, seed), np.random.default_rng(0))
         assert np.isfinite(agent.theta).all()
         assert not np.array_equal(agent.theta, before)
+
+
+@pytest.mark.parametrize("rho", [0.2, 5.0])
+def test_normalised_products_of_long_episodes_neither_vanish_nor_overflow(rho):
+    agent = make(OffPolicyReinforce, CASES["one-hot"], estimate="weighted", outer_discount=False)
+    R, zeros = np.ones((1000, 3)), np.zeros((1000, 3))
+    equal = agent.weights(R, np.full((1000, 3), rho), zeros)
+    near(equal, agent.weights(R, np.ones((1000, 3)), zeros))

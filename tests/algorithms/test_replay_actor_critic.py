@@ -198,3 +198,11 @@ def test_observations_may_be_negative_in_a_state_that_is_taken_back():
     agents[0].replay.insert(obs=np.array([-3, 1]), actions=np.array([0, 1]))
     agents[1].load_state(agents[0].state())
     np.testing.assert_array_equal(agents[1].replay.rows["obs"][:2], [-3, 1])
+
+
+def test_an_action_that_is_none_is_refused_before_it_is_kept():
+    agent, traj = make(ReplayActorCritic, CASES["one-hot"]), stream(CASES["one-hot"], 0)[0]
+    traj.actions[:] = 9
+    with pytest.raises(ValueError, match="a must hold integers from 0 to 2"):
+        agent.update(traj, np.random.default_rng(0))
+    assert len(agent.replay) == 0

@@ -31,7 +31,7 @@ from npg.algorithms.base import DeterministicAgent
 from npg.envs.spaces import normalizers
 from npg.lab import cli, equations
 from npg.lab.collect import Collector
-from npg.lab.presets import PRESETS
+from npg.lab.presets import PRESETS, Preset
 from npg.lab.runs import Run
 from npg.problems import short_corridor
 
@@ -1097,3 +1097,24 @@ def test_the_number_of_threads_changes_no_method(algorithm):
         env_id = "Pendulum-v1"
     settings = [] if env_id != "CartPole-v1" else ["--set", "scale=2.0"]
     same_bytes("train", algorithm, env_id, "--steps", 20_000, *settings)
+
+
+@pytest.mark.filterwarnings("always:another policy acts")
+def test_a_run_of_another_policy_says_whose_returns_it_shows(npg_):
+    for options, says in (((), True), (("--eval-every", 50), False)):
+        _, _, err = npg_("train", "off_pac", "npg/ShortCorridor-v0", "--steps", 60, *options)
+        assert ("another policy acts, and the returns of training are its own: --eval-every" in err) == says
+    assert "another policy" not in npg_("train", "reinforce", "npg/ShortCorridor-v0", "--steps", 60)[2]
+
+
+def test_a_preset_may_hold_settings_of_the_environment(npg_, monkeypatch):
+    env_id = "npg/ShortCorridor-v0"
+    monkeypatch.setitem(PRESETS, ("reinforce", env_id), Preset(steps=40, env_settings={"max_episode_steps": 7}))
+    assert (
+        f'preset {env_id}: 0 environments, 40 steps, {{}}, of the environment {{"max_episode_steps": 7}}'
+        in npg_("list")[1]
+    )
+    for options, limit in (((), 7), (("--env-set", "max_episode_steps=9"), 9)):
+        out = f"run-{limit}"
+        assert npg_("train", "reinforce", env_id, "--out", out, *options)[0] == 0
+        assert Run(out).config["env"]["kwargs"]["max_episode_steps"] == limit

@@ -272,3 +272,12 @@ def test_the_module_needs_the_extra_only_when_it_draws():
         "import sys, npg.lab.plotting; sys.exit(any(m in sys.modules for m in ('matplotlib', 'tqdm', 'scipy.stats')))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_returns_of_a_behaviour_are_said_to_be_its_own(tmp_path, drawn):
+    env = npg.make_env("npg/ShortCorridor-v0")
+    npg.train(npg.make_agent("off_pac", env), env, steps=400, eval_every=200, out=tmp_path / "run")
+    learning_curves([Run(tmp_path / "run")], tmp_path / "curves.png")
+    ((axes,),) = (figure.axes for figure in drawn)
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert [label.rpartition(", ")[2] for label in labels] == ["its behaviour", "evaluated"]

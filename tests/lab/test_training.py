@@ -1288,3 +1288,17 @@ def test_statistics_that_are_not_finite_are_never_saved(tmp_path):
         npg.train(toy(env), env, steps=100, record_every=20, checkpoint_every=20, out=tmp_path)
     assert len(caught.value.history) == 1
     assert all(np.isfinite(a).all() for name, a in Run(tmp_path).load().items() if name != "rng")
+
+
+def test_evaluated_is_the_policy_that_is_learned_and_not_the_one_that_acts():
+    env = npg.make_env("npg/RandomWalk-v0")
+    agent = npg.make_agent("off_pac", env)
+    agent.init(np.random.default_rng(0))
+    right = int(env.unwrapped.mdp.P[3, 1, 4] > 0)
+    agent.theta.reshape(2, -1)[right] = 50.0
+    assert npg.evaluate(agent, env, 20, deterministic=False).tolist() == [1.0] * 20
+    env = npg.make_env("npg/LQR-v0", A=[[0.9]], B=[[1.0]], Q=[[1.0]], R=[[1.0]], S0=[[1.0]])
+    agent = npg.make_agent("copdac_q", env, scale=3.0)
+    agent.init(np.random.default_rng(0))
+    sampled, mode = (npg.evaluate(agent, env, 5, deterministic=deterministic) for deterministic in (False, True))
+    np.testing.assert_array_equal(sampled, mode)
