@@ -26,6 +26,7 @@ def results(capsys, tmp_path, algorithm: str, env_id: str, *options: str) -> np.
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:another policy acts")
 @pytest.mark.parametrize(
     ("algorithm", "env_id", "least", "of_ten"),
     [
@@ -43,6 +44,8 @@ def results(capsys, tmp_path, algorithm: str, env_id: str, *options: str) -> np.
         ("off_pac", "MountainCar-v0", -130, 9),
         ("replay_actor_critic", "CartPole-v1", 475, 8),
         ("copdac_q", "Pendulum-v1", -175, 8),
+        ("copdac_gq", "Pendulum-v1", -175, 8),
+        ("dpg_sarsa", "Pendulum-v1", -175, 8),
     ],
 )
 def test_presets_learn(capsys, tmp_path, algorithm, env_id, least, of_ten):
