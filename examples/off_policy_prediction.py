@@ -164,7 +164,7 @@ def check(walk: Walk, x: np.ndarray, ratio: float, weights: np.ndarray) -> None:
                 (s_next == END)[None],
                 no,
                 ~no,
-                np.array([[0]]),
+                np.array([[t]]),
             )
             for critic in critics:
                 critic.update(row, PROBLEM.rho[s, a])

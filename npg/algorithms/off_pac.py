@@ -163,11 +163,7 @@ class OffPAC(Agent):
         self.policy.model.accumulate(self.theta, self.e_u, x, (self.rho * M)[:, None] * psi)
         self.critic.learn(delta)  # (12.10), (12.11)
         self.theta = add_traces(self.theta, self.e_u, self.alpha_u / n * delta)  # (12.6), (8.9)
-        self.restart(traj)
-        return {"squared_td_error": delta.dot(delta) / n, "ratio": self.rho.sum() / n}
-
-    def restart(self, traj: Trajectories) -> None:
-        """No traces where an episode has ended, by termination or by a time limit, and in reset steps."""
-        ends = traj.terminated[0] | traj.truncated[0] | ~traj.valid[0]
+        ends = self.critic.gamma_t == 0  # by termination or a time limit, and reset steps
         if np.count_nonzero(ends):
             self.e_u[ends], self.F[ends], self.rho[ends] = 0, 0, 1  # (8.10)
+        return {"squared_td_error": delta.dot(delta) / n, "ratio": self.rho.sum() / n}
