@@ -147,7 +147,7 @@ ORDER += ["estimators", "baselines", "problems", "lqr", "gradcheck", "algorithms
 """The modules and rooms of the package: each imports only what stands before it."""
 ROOMS = {
     "algorithms": ["base"],
-    "envs": ["spaces", "state", "tabular", "lqr", "continuous_imani"],
+    "envs": ["spaces", "state", "vector", "classic", "tabular", "lqr", "continuous_imani"],
     "lab": [
         "statistics",
         "snapshots",

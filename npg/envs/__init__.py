@@ -3,10 +3,14 @@
 The problems of this package are registered with Gymnasium: ``npg/ShortCorridor-v0``, ``npg/RandomWalk-v0``,
 ``npg/TwoState-v0``, ``npg/FourRooms-v0``, ``npg/Garnet-v0``, ``npg/Baird-v0``, ``npg/Collision-v0``, ``npg/Imani-v0``,
 ``npg/ContinuousImani-v0`` and ``npg/LQR-v0``. What their functions in ``npg.problems``, or ``npg.lqr.LQR``, take are
-keyword arguments of ``make_env`` and ``make_vec``.
+keyword arguments of ``make_env`` and ``make_vec``. So are Gymnasium's classic control tasks, with vector environments
+in NumPy: ``npg/CartPole-v1``, ``npg/MountainCar-v0``, ``npg/MountainCarContinuous-v0``, ``npg/Acrobot-v1`` and
+``npg/Pendulum-v1``.
 """
 
+import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -20,10 +24,12 @@ from .._checks import at_least, unit_interval
 from ..exact import TabularMDP
 from ..lqr import LQR
 from ..problems import baird, collision, four_rooms, garnet, imani, random_walk, short_corridor, two_state
+from .classic import Acrobot, CartPole, MountainCar, MountainCarContinuous, Pendulum
 from .continuous_imani import ContinuousImaniEnv
-from .lqr import LQREnv
+from .lqr import LQREnv, LQRTask
 from .spaces import Env, single_spaces
 from .tabular import TabularEnv, TabularVectorEnv
+from .vector import Task, TaskVectorEnv
 
 DEFAULT_TIME_LIMIT = 1000
 """Steps after which an episode is truncated in environments that state no limit of their own (CliffWalking)."""
@@ -91,7 +97,11 @@ def make_env(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
 
 
 def make_vec(env_id: str, n: int, **kwargs: Any) -> VectorEnv[Any, Any, Any]:
-    """n copies of an environment as one ``VectorEnv``: Gymnasium's NumPy-vectorised one where it has one.
+    """n copies of an environment as one ``VectorEnv``: npg's NumPy-vectorised one, or Gymnasium's, where there is one.
+
+    Of Gymnasium's own ids npg has CartPole-v1, MountainCar-v0, MountainCarContinuous-v0, Acrobot-v1 and Pendulum-v1
+    (``npg.envs.classic``). With what these do not take, such as ``render_mode``, ``wrappers`` or a
+    ``vectorization_mode``, the environment is Gymnasium's.
 
     Parameters
     ----------
@@ -100,7 +110,8 @@ def make_vec(env_id: str, n: int, **kwargs: Any) -> VectorEnv[Any, Any, Any]:
     n : int
         Number of copies, from 1 to ``MAX_ENVS``.
     **kwargs
-        For ``gymnasium.make_vec``.
+        For ``gymnasium.make_vec``; for npg's, settings of the environment, ``max_episode_steps`` and
+        ``autoreset_mode``.
 
     Raises
     ------
@@ -108,7 +119,20 @@ def make_vec(env_id: str, n: int, **kwargs: Any) -> VectorEnv[Any, Any, Any]:
         If Gymnasium cannot make it, for one because the id is not registered, or n < 1.
     """
     at_least("n", n, 1, MAX_ENVS)
-    env: VectorEnv[Any, Any, Any] = _made(gymnasium.make_vec, env_id, kwargs | {"num_envs": n})
+    env: VectorEnv[Any, Any, Any] = _made(_make_vec, env_id, kwargs | {"num_envs": n})
+    return env
+
+
+def _make_vec(name: str, **kwargs: Any) -> VectorEnv[Any, Any, Any]:
+    spec, ours = gymnasium.spec(name), gymnasium.registry.get(f"npg/{name}")
+    if name not in _CLASSIC or ours is None or spec.entry_point != ours.entry_point or spec.additional_wrappers:
+        return gymnasium.make_vec(name, **kwargs)
+    taken = inspect.signature(_CLASSIC[name]).parameters.keys() | {"num_envs", "max_episode_steps", "autoreset_mode"}
+    if not spec.kwargs.keys() | kwargs.keys() <= taken:
+        return gymnasium.make_vec(name, **kwargs)
+    env = gymnasium.make_vec(replace(spec, vector_entry_point=ours.vector_entry_point), **kwargs)
+    assert env.spec is not None
+    del env.spec.kwargs["vectorization_mode"]  # by which Gymnasium's would be made again
     return env
 
 
@@ -162,6 +186,16 @@ def _tabular_vector(
     return TabularVectorEnv(make(**kwargs), num_envs, max_episode_steps)
 
 
+def _vector(
+    task: Callable[..., Task],
+    num_envs: int,
+    max_episode_steps: int | None = None,
+    autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+    **kwargs: Any,
+) -> TaskVectorEnv:
+    return TaskVectorEnv(task(**kwargs), num_envs, max_episode_steps, autoreset_mode)
+
+
 def _continuous_imani(**kwargs: Any) -> ContinuousImaniEnv:
     return ContinuousImaniEnv(**kwargs)
 
@@ -169,6 +203,18 @@ def _continuous_imani(**kwargs: Any) -> ContinuousImaniEnv:
 def _lqr(**kwargs: Any) -> LQREnv:
     return LQREnv(LQR(**kwargs))
 
+
+def _lqr_task(**kwargs: Any) -> LQRTask:
+    return LQRTask(LQR(**kwargs))
+
+
+_CLASSIC: dict[str, type] = {
+    "CartPole-v1": CartPole,
+    "MountainCar-v0": MountainCar,
+    "MountainCarContinuous-v0": MountainCarContinuous,
+    "Acrobot-v1": Acrobot,
+    "Pendulum-v1": Pendulum,
+}
 
 for _name, _mdp, _limit in (
     ("ShortCorridor", short_corridor, 1000),
@@ -187,4 +233,18 @@ for _name, _mdp, _limit in (
         max_episode_steps=_limit,
     )
 gymnasium.register("npg/ContinuousImani-v0", entry_point=_continuous_imani, max_episode_steps=100)
-gymnasium.register("npg/LQR-v0", entry_point=_lqr, max_episode_steps=100)
+gymnasium.register(
+    "npg/LQR-v0",
+    entry_point=_lqr,
+    vector_entry_point=partial(_vector, _lqr_task),
+    max_episode_steps=100,
+)
+for _name, _task in _CLASSIC.items():
+    _spec = gymnasium.registry[_name]
+    gymnasium.register(
+        f"npg/{_name}",
+        entry_point=_spec.entry_point,
+        vector_entry_point=partial(_vector, _task),
+        max_episode_steps=_spec.max_episode_steps,
+        reward_threshold=_spec.reward_threshold,
+    )

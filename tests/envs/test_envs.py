@@ -17,6 +17,7 @@ from npg import make_vec, problems
 from npg.envs import DEFAULT_TIME_LIMIT, MAX_ENVS, make_env, normalized
 from npg.envs.lqr import LQREnv
 from npg.envs.tabular import TabularEnv, TabularVectorEnv
+from npg.envs.vector import TaskVectorEnv
 from npg.lab.runs import Run
 from npg.lqr import LQR
 
@@ -54,7 +55,15 @@ def test_a_native_vector_environment_has_the_time_limit_of_the_scalar_one():
 
 
 @pytest.mark.parametrize("n", [1, 3])
-@pytest.mark.parametrize(("env_id", "kind"), [("CartPole-v1", CartPoleVectorEnv), ("Acrobot-v1", SyncVectorEnv)])
+@pytest.mark.parametrize(
+    ("env_id", "kind"),
+    [
+        ("CartPole-v0", CartPoleVectorEnv),
+        ("CartPole-v1", TaskVectorEnv),
+        ("Acrobot-v1", TaskVectorEnv),
+        ("FrozenLake-v1", SyncVectorEnv),
+    ],
+)
 def test_make_vec_takes_the_native_vector_environment_where_there_is_one(env_id, kind, n):
     env = make_vec(env_id, n)
     assert isinstance(env, VectorEnv)
@@ -149,6 +158,7 @@ LIMITS = {
     "npg/ContinuousImani-v0": 100,
     "npg/LQR-v0": 100,
 }
+CLASSIC = {"CartPole-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Acrobot-v1", "Pendulum-v1"}
 EVERY_ID = pytest.mark.parametrize("env_id", LIMITS)
 FINITE = {
     "npg/ShortCorridor-v0": (problems.short_corridor, {"gamma": 0.8}),
@@ -171,7 +181,10 @@ def assert_same_problem(a, b):
 
 
 def test_every_problem_of_the_package_is_registered():
-    assert {env_id for env_id in gymnasium.registry if env_id.startswith("npg/")} == set(LIMITS)
+    assert {env_id for env_id in gymnasium.registry if env_id.startswith("npg/")} == {
+        *LIMITS,
+        *(f"npg/{name}" for name in CLASSIC),
+    }
 
 
 @pytest.mark.filterwarnings("ignore:.*Box")  # the states and actions of an LQR have no bounds
@@ -187,7 +200,7 @@ def test_every_problem_has_its_time_limit_in_both_interfaces(env_id):
     assert make_env(env_id, max_episode_steps=7).spec.max_episode_steps == 7
     for settings, limit in (({}, LIMITS[env_id]), ({"max_episode_steps": 7}, 7)):
         env = make_vec(env_id, 2, **settings)
-        inner = env.unwrapped if env_id in FINITE else env.envs[0].spec
+        inner = env.envs[0].spec if isinstance(env, SyncVectorEnv) else env.unwrapped
         assert inner.max_episode_steps == limit
 
 
@@ -212,10 +225,11 @@ def test_arguments_reach_the_finite_problem_in_both_interfaces(env_id, make, kwa
 def test_arguments_reach_the_lqr():
     matrices = {name: np.diag([0.5, 0.25]) for name in ("A", "Q", "S0")} | {"B": [[1.0], [2.0]], "gamma": 0.7}
     expected = LQR(**matrices, R=np.eye(1))
-    for env in (make_env("npg/LQR-v0", **matrices), make_vec("npg/LQR-v0", 2, **matrices).envs[1]):
-        assert isinstance(env.unwrapped, LQREnv)
+    one, many = make_env("npg/LQR-v0", **matrices).unwrapped, make_vec("npg/LQR-v0", 2, **matrices).unwrapped.task
+    assert isinstance(one, LQREnv)
+    for lqr in (one.lqr, many.lqr):
         for name in ("A", "B", "Q", "R", "W", "S0", "gamma"):
-            np.testing.assert_array_equal(getattr(env.unwrapped.lqr, name), getattr(expected, name))
+            np.testing.assert_array_equal(getattr(lqr, name), getattr(expected, name))
 
 
 @pytest.mark.parametrize("make", [make_env, lambda env_id, **kwargs: make_vec(env_id, 2, **kwargs)])
@@ -296,7 +310,7 @@ def test_a_run_on_an_lqr_is_rebuilt_from_its_matrices(tmp_path):
     npg.train(agent, env, steps=200, out=tmp_path / "run")
     again = Run(tmp_path / "run").make_env()
     for name, value in kwargs.items():
-        np.testing.assert_array_equal(getattr(again.envs[0].unwrapped.lqr, name), value)
+        np.testing.assert_array_equal(getattr(again.unwrapped.task.lqr, name), value)
     npg.train(Run(tmp_path / "run").new_agent(again), again, steps=400, out=tmp_path / "run", resume=True)
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from strategies import examples
 
+from npg.envs import make_vec
 from npg.envs.state import get_state, has_state, set_state
 from npg.envs.tabular import TabularVectorEnv
 from npg.problems import random_walk
@@ -43,6 +44,7 @@ class Counter(VectorEnv):
 
 ENVS = {
     "CartPole": lambda: CartPoleVectorEnv(2, max_episode_steps=9),
+    "CartPole of npg": lambda: make_vec("CartPole-v1", 2, max_episode_steps=9),
     "walk": lambda: TabularVectorEnv(random_walk(3), 2, max_episode_steps=4),
     "own": Counter,
 }
@@ -125,6 +127,7 @@ def test_other_arrays_are_refused_and_nothing_is_changed(make):
     ("kind", "name", "value"),
     [
         ("CartPole", "steps", -1),
+        ("CartPole of npg", "_t", -1),
         ("walk", "_t", -1),
         ("walk", "_state", -1),
         ("walk", "_state", 5),

@@ -207,8 +207,9 @@ def test_list_names_every_method_every_preset_and_every_environment_of_npg(npg_)
     assert "preset CartPole-v1: 16 environments" in out
     (environments,) = re.findall("^environments: any Gymnasium id .* our own are (.*)$", out, re.MULTILINE)
     own = ["ShortCorridor", "RandomWalk", "TwoState", "FourRooms", "Garnet", "LQR"]
-    own += ["Baird", "Collision", "Imani", "ContinuousImani"]
-    assert sorted(environments.split(", ")) == sorted(f"npg/{name}-v0" for name in own)
+    own += ["Baird", "Collision", "Imani", "ContinuousImani", "MountainCar", "MountainCarContinuous"]
+    classic = [f"npg/{name}-v1" for name in ("CartPole", "Acrobot", "Pendulum")]
+    assert sorted(environments.split(", ")) == sorted([f"npg/{name}-v0" for name in own] + classic)
 
 
 def test_every_command_has_help(npg_):

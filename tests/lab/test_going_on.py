@@ -128,6 +128,8 @@ VECTORS = {
 }
 NATIVES = {
     "CartPole": lambda: make_vec("CartPole-v1", 3, max_episode_steps=11),
+    "CartPole of Gymnasium": lambda: CartPoleVectorEnv(3, max_episode_steps=11),
+    "Pendulum": lambda: make_vec("Pendulum-v1", 3, max_episode_steps=7, autoreset_mode=SAME_STEP),
     "normalised CartPole": lambda: both(make_vec("CartPole-v1", 3, max_episode_steps=11)),
     "walk": lambda: make_vec("npg/RandomWalk-v0", 3, n_states=3, max_episode_steps=5),
     "normalised walk": lambda: normalized(make_vec("npg/RandomWalk-v0", 3, n_states=5), False, True),
@@ -781,9 +783,11 @@ def test_a_state_of_a_native_environment_that_cannot_be_is_refused(make):
         array = np.frombuffer(text.ljust(400).encode(), np.uint8)
         damages[name] = state | {"env.np_random": array}
     damages["a generator of nothing"] = state | {"env.np_random": np.zeros(400, np.uint8)}
-    damages["a time in a reset"] = state | {"t": state["t"] + 1}
-    damages["no such action"] = plus("sent", 0, 9)(state)
-    if "env._state" in state:
+    if state["resetting"].any():
+        damages["a time in a reset"] = state | {"t": state["t"] + 1}
+    if state["sent"].dtype.kind == "i":
+        damages["no such action"] = plus("sent", 0, 9)(state)
+    if state["obs"].dtype.kind == "i":
         damages["no such state"] = plus("env._state", 0, 10**6)(state)
         damages["no such observation"] = plus("obs", 0, 10**6)(state)
     assert refused(make, (state, gathered), damages.items()) == {}
