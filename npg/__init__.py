@@ -11,6 +11,7 @@ from ._version import __version__ as __version__
 _HOMES = {
     ".algorithms": ("ALGORITHMS",),
     ".envs": ("make_env", "make_vec"),
+    ".lab.compare": ("compare",),
     ".lab.presets": ("make_agent",),
     ".lab.runs": ("History",),
     ".lab.training": ("evaluate", "train"),
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from .algorithms import ALGORITHMS as ALGORITHMS
     from .envs import make_env as make_env
     from .envs import make_vec as make_vec
+    from .lab.compare import compare as compare
     from .lab.presets import make_agent as make_agent
     from .lab.runs import History as History
     from .lab.training import evaluate as evaluate

@@ -36,7 +36,7 @@ def python(code: str, cwd: Path) -> str:
 @pytest.mark.process
 @pytest.mark.parametrize("work", ["", "npg.lab.cli.main(['list'])"], ids=["import", "npg list"])
 def test_extras_are_not_imported_unless_used(work, tmp_path):
-    extras = ["matplotlib", "tqdm", "pytest", "hypothesis", "mypy"]
+    extras = ["matplotlib", "tqdm", "dask", "mpi4py", "pytest", "hypothesis", "mypy"]
     out = python(
         f"import sys, npg, npg.lab.cli\n{work}\nprint('found', [m for m in {extras} if m in sys.modules])", tmp_path
     )
@@ -121,7 +121,8 @@ def test_the_extras_are_not_needed_and_the_command_is_the_entry_point():
 def test_only_declared_packages_are_imported():
     setup = ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    declared = {"numpy", "scipy", "gymnasium"} | set(setup["options.extras_require"]["plot"].split())
+    extras = " ".join(setup["options.extras_require"][name] for name in ("plot", "dask"))
+    declared = {"numpy", "scipy", "gymnasium"} | {re.match(r"\w+", word)[0] for word in extras.split()}
     for path in (ROOT / "npg").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -157,8 +158,10 @@ ROOMS = {
         "progress",
         "checks",
         "training",
+        "task",
         "cases",
         "plotting",
+        "compare",
         "equations",
         "cli",
     ],

@@ -5,7 +5,8 @@ import json
 import os
 import sys
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from . import equations
 from .cases import run_cases
 from .presets import PRESETS, make_agent, preset
 from .runs import Run
+from .task import VECTOR_SETTINGS
 from .training import evaluate, train
 
 
@@ -31,18 +33,40 @@ def _summary(returns: Array) -> str:
 
 
 def _settings(option: str, pairs: list[str]) -> dict[str, Any]:
-    settings = {}
+    return {name: _value(option, name, value) for name, value in _split(option, pairs)}
+
+
+def _split(option: str, pairs: list[str]) -> Iterator[tuple[str, str]]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not (name and equals):
             raise ValueError(f"{option} must be NAME=VALUE, got {pair!r}")
-        try:
-            settings[name] = json.loads(value)
-        except RecursionError:
-            raise ValueError(f"{option} {name} must be JSON or a word, got JSON that is nested too deeply") from None
-        except ValueError:
-            settings[name] = {"True": True, "False": False, "None": None}.get(value, value)
-    return settings
+        yield name, value
+
+
+def _value(option: str, name: str, value: str) -> Any:
+    try:
+        return json.loads(value)
+    except RecursionError:
+        raise ValueError(f"{option} {name} must be JSON or a word, got JSON that is nested too deeply") from None
+    except ValueError:
+        return {"True": True, "False": False, "None": None}.get(value, value)
+
+
+def _values(option: str, name: str, values: str) -> list[Any]:
+    """What is separated by commas: JSON, or words."""
+    try:
+        return list(json.loads(f"[{values}]"))
+    except (ValueError, RecursionError):
+        return [_value(option, name, value) for value in values.split(",")]
+
+
+def _seeds(text: str) -> int | range:
+    first, dash, last = text.partition("-")
+    try:
+        return range(int(first), int(last) + 1) if dash else int(text)
+    except ValueError:
+        raise ValueError(f"--seeds must be a number, or FIRST-LAST, got {text!r}") from None
 
 
 def _new_directory(algorithm: str, env_id: str, seed: int) -> Path:
@@ -94,7 +118,7 @@ def _train(args: argparse.Namespace) -> int:
         at_least("seed", seed, 0)
         at_least("steps", steps, 1)
         settings = defaults.env_settings | _settings("--env-set", args.env_set)
-        if settings.keys() & {"num_envs", "vectorization_mode", "vector_kwargs", "wrappers"}:
+        if settings.keys() & VECTOR_SETTINGS:
             raise ValueError("--env-set must be settings of one environment; --num-envs says how many there are")
 
         _find_modules(":" in args.env)
@@ -207,6 +231,45 @@ def _plot(args: argparse.Namespace) -> int:
     return 0
 
 
+def _compare(args: argparse.Namespace) -> int:
+    from .compare import compare
+
+    _find_modules(any(":" in env for env in args.envs))
+    settings = _settings("--set", args.set)
+    with ExitStack() as stack:
+        comparison = compare(
+            args.methods.split(","),
+            args.envs,
+            _seeds(args.seeds),
+            executor=stack.enter_context(_dask(args.dask)) if args.dask else None,
+            workers=args.workers,
+            out=args.out,
+            steps=args.steps,
+            num_envs=args.num_envs,
+            env_settings=_settings("--env-set", args.env_set),
+            sweep={name: _values("--sweep", name, values) for name, values in _split("--sweep", args.sweep)},
+            threshold=args.threshold,
+            eval_every=args.eval_every,
+            deterministic=not args.sample,
+            progress=True,
+            **settings,
+        )
+    for result in comparison.failed:
+        print(f"npg: failed: {result.path}:", *str(result.error).split(), file=sys.stderr)
+    print(f"comparison {comparison.out}\n\n{comparison}")
+    return 1 if comparison.failed else 0
+
+
+@contextmanager
+def _dask(address: str) -> Iterator[Any]:
+    try:
+        from dask.distributed import Client
+    except ImportError:
+        raise ImportError("--dask needs dask: pip install 'npg[dask]'") from None
+    with Client(address) as client:
+        yield client.get_executor()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="npg", description="Policy-gradient methods, from scratch, in NumPy.")
     parser.add_argument("--version", action="version", version=f"npg {__version__}")
@@ -242,6 +305,27 @@ def _parser() -> argparse.ArgumentParser:
         help="evaluate with sampled actions, not the most probable; what is deterministic has no other",
     )
     p.set_defaults(run=_train)
+
+    p = commands.add_parser("compare", help="train methods on environments from several seeds, and compare them")
+    p.add_argument("methods", metavar="METHODS", help="separated by commas, each one of: " + ", ".join(ALGORITHMS))
+    p.add_argument("envs", nargs="+", metavar="ENV", help="Gymnasium ids, as of npg train")
+    p.add_argument("--seeds", default="10", metavar="N", help="so many from 0, or FIRST-LAST; 10 by default")
+    p.add_argument("--steps", type=int, help="environment steps of each run")
+    p.add_argument("--num-envs", type=int, help="parallel environments; 0 steps one scalar environment")
+    p.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting, of all methods that have it"
+    )
+    p.add_argument("--env-set", action="append", default=[], metavar="NAME=VALUE", help="one of every ENV")
+    p.add_argument(
+        "--sweep", action="append", default=[], metavar="NAME=VALUE,…", help="try every value, as alpha=0.01,0.1,1"
+    )
+    p.add_argument("--threshold", type=float, help="the score that solves ENV, its reward_threshold by default")
+    p.add_argument("--eval-every", type=int, metavar="STEPS", help="evaluate during training, and at its end")
+    p.add_argument("--sample", action="store_true", help="evaluate with sampled actions instead of the most probable")
+    p.add_argument("--out", metavar="DIR", help="directory, runs/compare-… by default; go on there if it exists")
+    p.add_argument("--workers", type=int, help="processes, as many as there are processors by default")
+    p.add_argument("--dask", metavar="ADDRESS", help="train on the workers of a Dask scheduler that see the same files")
+    p.set_defaults(run=_compare)
 
     p = commands.add_parser("evaluate", help="play episodes with a trained agent")
     p.add_argument("dir", metavar="DIR", help="a run directory")

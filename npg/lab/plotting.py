@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
+from .._checks import is_number
 from .._typing import Array
 from ..algorithms import ALGORITHMS
 from .runs import Run
@@ -104,11 +105,70 @@ def learning_curves(runs: list[Run], path: str | Path) -> None:
     ValueError
         If a run has no finished episode.
     """
+    picture, (axes,) = figure()
+    _curves(axes, runs)
+    picture.savefig(path, dpi=150)
+
+
+def comparison(panels: dict[str, list[Run]], thresholds: dict[str, float], path: str | Path) -> None:
+    """``learning_curves`` in a panel for each title, with a line at its threshold if it has one.
+
+    Runs that have recorded no finished episode are left out.
+    """
+    picture, places = _panels(len(panels))
+    for axes, (title, runs) in zip(places, panels.items(), strict=False):
+        axes.set_title(title)
+        if title in thresholds:
+            axes.axhline(thresholds[title], color="0.4", linestyle=":", label=f"threshold {thresholds[title]:g}")
+        shown = [run for run in runs if any(np.isfinite(row["mean_return"]) for row in run.rows())]
+        if shown:
+            _curves(axes, shown)
+    picture.savefig(path, dpi=150)
+
+
+def sensitivity(panels: dict[tuple[str, str], dict[str, list[tuple[Any, float, float]]]], path: str | Path) -> None:
+    """Scores against the value of a setting, in a panel for each title and setting.
+
+    The axis is logarithmic where all values are positive numbers and the largest is at least ten times the smallest;
+    values that are not all numbers have equal distances.
+
+    Parameters
+    ----------
+    panels : dict
+        Of each title and name of a setting, by the name of a curve, (value, mean, half the width of its interval).
+    path : path
+        The picture to write; its ending gives the format.
+    """
+    picture, places = _panels(len(panels))
+    for axes, ((title, setting), curves) in zip(places, panels.items(), strict=False):
+        values = [value for points in curves.values() for value, _, _ in points]
+        numbers = all(is_number(value) for value in values)
+        for label, points in curves.items():
+            x, mean, half = zip(*points, strict=True)
+            axes.errorbar(x if numbers else list(map(str, x)), mean, half, fmt="o-", capsize=2, label=label)
+        if values and numbers and min(values) > 0 and max(values) >= 10 * min(values):
+            axes.set_xscale("log")
+        axes.set(title=title, xlabel=setting, ylabel="mean return of the final evaluation")
+        if curves:
+            axes.legend(loc="best", fontsize="small")
+    picture.savefig(path, dpi=150)
+
+
+def _panels(n: int) -> tuple[Any, list[Any]]:
+    """A figure of n panels, at most three in a row."""
+    columns = min(n, 3)
+    rows = -(-n // columns)
+    picture, places = figure(6 * columns, 4.5 * rows, rows, columns)
+    for axes in places[n:]:
+        axes.set_visible(False)
+    return picture, places
+
+
+def _curves(axes: Any, runs: list[Run]) -> None:
     groups: dict[str, list[Run]] = {}
     for run in runs:
         alike = {name: run.config[name] for name in ("agent", "env")}
         groups.setdefault(json.dumps(alike, sort_keys=True), []).append(run)
-    picture, (axes,) = figure()
     for number, group in enumerate(groups.values()):
         color, name = f"C{number % 10}", _label(group, list(groups.values()))
         method = ALGORITHMS.get(group[0].config["agent"]["algorithm"])
@@ -137,7 +197,6 @@ def learning_curves(runs: list[Run], path: str | Path) -> None:
     axes.set(xlabel="environment steps", ylabel="mean return of the last 100 training episodes")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.legend(loc="best", fontsize="small")
-    picture.savefig(path, dpi=150)
 
 
 def _points(run: Run, table: str, name: str) -> Array:

@@ -39,10 +39,12 @@ class Progress:
         Steps of the run.
     now : callable
         Returns the steps so far, and what else is to be shown of them, a few words.
+    unit : str
+        What is counted, if it is not steps.
     """
 
-    def __init__(self, total: int, now: Callable[[], tuple[int, str]]) -> None:
-        self.total, self.now = total, now
+    def __init__(self, total: int, now: Callable[[], tuple[int, str]], unit: str = "step") -> None:
+        self.total, self.now, self.unit = total, now, unit
         self.out: Any = _Lenient(sys.stderr or io.StringIO())
         self.bar: Any = None
         self.ended = threading.Event()
@@ -70,7 +72,7 @@ class Progress:
             return
         layout = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]"  # the score first
         begun: dict[str, Any] = {"total": self.total, "initial": min(self.now()[0], self.total)}
-        self.bar = tqdm(**begun, unit_scale=True, bar_format=layout, dynamic_ncols=True, file=self.out)
+        self.bar = tqdm(**begun, unit_scale=self.unit == "step", bar_format=layout, dynamic_ncols=True, file=self.out)
 
     def _report(self) -> None:
         wait = FIRST
@@ -86,4 +88,4 @@ class Progress:
             self.bar.refresh()
         else:
             seconds = time.monotonic() - self.started
-            print(f"step {steps} of {self.total}, {words}, {seconds:.1f} s", file=self.out, flush=True)
+            print(f"{self.unit} {steps} of {self.total}, {words}, {seconds:.1f} s", file=self.out, flush=True)

@@ -306,7 +306,8 @@ def prefixed(arrays: dict[str, Array], prefix: str) -> dict[str, Array]:
 
 
 def _check_new(path: Path) -> None:
-    if path.exists() and not (path.is_dir() and all(file.name == "lock" for file in path.iterdir())):
+    nothing = {"lock", "config.json.tmp"}  # of a process that was killed before its run began
+    if path.exists() and not (path.is_dir() and {file.name for file in path.iterdir()} <= nothing):
         raise ValueError(f"run directory {path} already exists; choose another or resume it")
 
 

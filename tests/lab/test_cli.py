@@ -213,7 +213,7 @@ def test_list_names_every_method_every_preset_and_every_environment_of_npg(npg_)
 
 
 def test_every_command_has_help(npg_):
-    for command in ("train", "evaluate", "plot", "check"):
+    for command in ("train", "compare", "evaluate", "plot", "check"):
         status, out, _ = npg_(command, "--help")
         assert status == 0
         assert "usage: npg" in out
