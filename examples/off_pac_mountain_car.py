@@ -20,7 +20,7 @@ whose variance has no bound where b is far from π. Its step size is smaller.
 deterministic wherever its tiles reach. From then on ρ = 0 there for every other action, which is never learned of.
 
     python examples/off_pac_mountain_car.py [--runs 2] [--seed 0] [--steps 300000]
-                                                        writes off_pac_mountain_car.png; about 10 minutes on one core
+                                                        writes off_pac_mountain_car.png; about 8 minutes on one core
 """
 
 import dataclasses

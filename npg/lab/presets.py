@@ -56,13 +56,14 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ("trpo", "CartPole-v1"): Preset(16, 200_000, {"scale": _CARTPOLE_SCALE, "n_steps": 256, "lam": 0.98}),
     ("trpo", "Pendulum-v1"): Preset(
         16,
-        128_000,
+        256_000,
         {
             "features": {"kind": "random_fourier", "n_features": 200, "length_scale": 0.5},
             "value_features": {"kind": "random_fourier", "n_features": 300, "length_scale": 0.5, "seed": 1},
             "gamma": 0.95,
             "n_steps": 200,
-            "delta": 0.05,
+            "lam": 0.9,
+            "delta": 0.03,
         },
     ),
     ("trpo", "Acrobot-v1"): Preset(
