@@ -2,6 +2,7 @@
 
 The behaviour finds the goal once in many thousand steps, and so the time limit is 5000 while learning. Each point is
 the mean return of 20 episodes of the target policy, sampled, with the usual limit of 200 steps: −200 is not to arrive.
+Thin lines are runs, thick ones their means.
 The values begin at v₀ = −100 = −1 / (1 − γ), which is what never arriving is worth, so that no optimism explores. Then
 nothing but the goal can teach, and two controls have to stay at −200:
 
@@ -31,7 +32,7 @@ import numpy as np
 
 import npg
 from npg.algorithms.off_pac import OffPAC
-from npg.lab.plotting import arguments, band, figure, mean_and_interval, repeated, save
+from npg.lab.plotting import arguments, figure, mean_and_interval, repeated, save
 from npg.lab.runs import Row
 
 POINTS = 10
@@ -102,8 +103,10 @@ def main() -> None:
         mean, half = mean_and_interval(of_case[:, -1])
         print(f"{case:<22}{mean:>7.1f} ± {half:<7.1f}{' '.join(f'{each:.0f}' for each in of_case[:, -1])}")
     picture, (axes,) = figure()
-    for case, of_case in zip(CASES, curves, strict=True):
-        band(axes, np.linspace(0, args.steps, POINTS + 1)[1:], of_case, case)
+    x, styles = np.linspace(0, args.steps, POINTS + 1)[1:], ["-", "-", (0, (6, 6)), (6, (6, 6)), ":", "-"]
+    for k, (case, of_case) in enumerate(zip(CASES, curves, strict=True)):  # those that never arrive are one line
+        axes.plot(x, of_case.T, color=f"C{k}", linewidth=0.7, alpha=0.6)
+        axes.plot(x, of_case.mean(axis=0), color=f"C{k}", linestyle=styles[k], linewidth=2.5, label=case)
     axes.set(xlabel="environment steps of the behaviour", ylabel="return of the target policy", ylim=(-205, -90))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.legend(loc="upper left", fontsize="small")
