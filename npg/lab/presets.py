@@ -38,6 +38,15 @@ _MOUNTAIN_CAR_TILES = {"kind": "tile", "n_tilings": 8, "n_tiles": 8}
 _OFF_PAC_TILES = {"kind": "tile", "n_tilings": 10, "n_tiles": 10}
 _PENDULUM_TILES = {"kind": "tile", "n_tilings": 16, "n_tiles": [4, 4, 6]}
 
+_DETERMINISTIC_PENDULUM: dict[str, Any] = {
+    "features": _PENDULUM_TILES,
+    "value_features": _PENDULUM_TILES,
+    "gamma": 0.98,
+    "sigma": 2.0,
+    "alpha_v": 0.4 / 16,
+}
+_COPDAC_PENDULUM = _DETERMINISTIC_PENDULUM | {"natural": True, "alpha": 0.001 / 16, "alpha_w": 0.03 / 16 / 2**2}
+
 PRESETS: dict[tuple[str, str], Preset] = {
     ("reinforce", "CartPole-v1"): Preset(
         16, 300_000, {"scale": _CARTPOLE_SCALE, "outer_discount": False, "alpha": 0.2}
@@ -128,41 +137,10 @@ PRESETS: dict[tuple[str, str], Preset] = {
         },
         env_settings={"max_episode_steps": 5000},
     ),
-    ("copdac_q", "Pendulum-v1"): Preset(
-        settings={
-            "features": _PENDULUM_TILES,
-            "value_features": _PENDULUM_TILES,
-            "gamma": 0.98,
-            "sigma": 2.0,
-            "natural": True,
-            "alpha": 0.001 / 16,
-            "alpha_w": 0.03 / 16 / 2**2,
-            "alpha_v": 0.4 / 16,
-        }
-    ),
-    ("copdac_gq", "Pendulum-v1"): Preset(
-        settings={
-            "features": _PENDULUM_TILES,
-            "value_features": _PENDULUM_TILES,
-            "gamma": 0.98,
-            "sigma": 2.0,
-            "natural": True,
-            "alpha": 0.001 / 16,
-            "alpha_w": 0.03 / 16 / 2**2,
-            "alpha_v": 0.4 / 16,
-            "alpha_u": 0.005 / 16,
-        }
-    ),
+    ("copdac_q", "Pendulum-v1"): Preset(settings=_COPDAC_PENDULUM),
+    ("copdac_gq", "Pendulum-v1"): Preset(settings=_COPDAC_PENDULUM | {"alpha_u": 0.005 / 16}),
     ("dpg_sarsa", "Pendulum-v1"): Preset(
-        settings={
-            "features": _PENDULUM_TILES,
-            "value_features": _PENDULUM_TILES,
-            "gamma": 0.98,
-            "sigma": 2.0,
-            "alpha": 0.0008,
-            "alpha_w": 0.06 / 16 / 2**2,
-            "alpha_v": 0.4 / 16,
-        }
+        settings=_DETERMINISTIC_PENDULUM | {"alpha": 0.0008, "alpha_w": 0.06 / 16 / 2**2}
     ),
     ("replay_actor_critic", "CartPole-v1"): Preset(
         # α_v moves q̂ by 8 α_v of the mean error, which is more than all of it while the buffer holds one state or two.
